@@ -1,0 +1,23 @@
+"""All cases, in the order of the table. ``CASES`` is the single list that the runner, the tests and the docs read."""
+
+from benchmarks.case import Case
+from benchmarks.cases import adapters, dispatch, householder, products, solves
+
+__all__ = ["CASES", "select"]
+
+CASES: tuple[Case, ...] = (
+    *adapters.CASES,
+    *products.CASES,
+    *solves.CASES,
+    *dispatch.CASES,
+    *householder.CASES,
+)
+
+
+def select(pattern: str | None) -> tuple[Case, ...]:
+    """The cases whose name contains the pattern (all without one). Raises ValueError naming the cases if none does."""
+    chosen = tuple(case for case in CASES if pattern is None or pattern in case.name)
+    if not chosen:
+        names = "\n  ".join(case.name for case in CASES)
+        raise ValueError(f"no case has {pattern!r} in its name; there are:\n  {names}")
+    return chosen

@@ -1,0 +1,98 @@
+"""The checked shell: what every public verb asks of its operands, once, before the unchecked core runs."""
+
+from typing import Any
+
+import numpy
+import torch
+
+from structmat.errors import DeviceError, DtypeError, ShapeError, StructureError
+
+__all__ = ["as_factor", "as_operand", "broadcast", "check_pair", "common_dtype", "name_of", "require_square"]
+
+_COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
+_PRECISION = {dtype: dtype for dtype in (torch.bfloat16, *_COMPLEX)} | {c: r for r, c in _COMPLEX.items()}
+
+
+def name_of(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def as_operand(value: Any, like: torch.dtype | None, device: torch.device | None, place: str) -> torch.Tensor:
+    """A tensor from a tensor or a numpy array; integers and booleans are refused."""
+    if isinstance(value, numpy.ndarray):
+        value = torch.as_tensor(value, device=device)
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{place}: expected a Matrix, a tensor or a numpy array, got {type(value).__name__}")
+    if not (value.is_floating_point() or value.is_complex()):
+        wanted = name_of(like or torch.get_default_dtype())
+        raise DtypeError(f"{place}: x has integer dtype {name_of(value.dtype)}; convert it first: x.to(torch.{wanted})")
+    return value
+
+
+def common_dtype(a: torch.dtype | None, b: torch.dtype | None, place: str) -> torch.dtype | None:
+    """The dtype of a result: equal precision is required (autocast lifts that), real and complex promote to complex."""
+    if a is None or b is None or a == b:
+        return b if a is None else a
+    if (
+        _PRECISION.get(a) != _PRECISION.get(b)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled("cuda")
+    ):
+        raise DtypeError(
+            f"{place}: dtypes {name_of(a)} and {name_of(b)} differ in precision; convert one with .to(dtype)"
+        )
+    return torch.promote_types(a, b)
+
+
+def check_pair(a: Any, b: Any, place: str) -> torch.dtype | None:
+    """Dtype and device of two operands (tensors or matrices); the common dtype."""
+    if a.device is not None and b.device is not None and a.device != b.device:
+        raise DeviceError(f"{place}: operands are on {a.device} and {b.device}; move one with .to(device)")
+    return common_dtype(a.dtype, b.dtype, place)
+
+
+def as_factor(factor: Any, owner: Any) -> complex | torch.Tensor:
+    """The s of ``s A``: a number, or a tensor of shape () or (*batch, 1, 1)."""
+    if isinstance(factor, (numpy.generic, numpy.ndarray)) and factor.ndim == 0:
+        factor = factor.item()
+    if isinstance(factor, numpy.ndarray):
+        factor = torch.as_tensor(factor)
+    if isinstance(factor, (bool, int, float, complex)):
+        return factor
+    if not isinstance(factor, torch.Tensor):
+        raise TypeError(
+            f"{owner!r} * {type(factor).__name__}: scale by a number or a tensor of shape () or (*batch, 1, 1)"
+        )
+    if factor.ndim and (factor.ndim < 2 or factor.shape[-2:] != (1, 1)):
+        raise ShapeError(
+            f"{owner!r} * tensor of shape {tuple(factor.shape)}: a scale has shape () or (*batch, 1, 1); "
+            "use Diagonal(entries) @ A to scale rows, A @ Diagonal(entries) to scale columns"
+        )
+    check_pair(owner, factor, f"{owner!r} * tensor")
+    return factor
+
+
+def require_square(matrix: Any, verb: str) -> int:
+    m, n = matrix.shape[-2:]
+    if m != n:
+        raise ShapeError(
+            f"{matrix!r}.{verb}: the matrix is {m} x {n}, {verb} needs a square one; see pinv, lstsq, svdvals"
+        )
+    return int(n)
+
+
+def broadcast(place: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        return tuple(torch.broadcast_shapes(*shapes))
+    except RuntimeError as error:
+        shown = " and ".join(str(tuple(s)) for s in shapes)
+        raise ShapeError(f"{place}: batch shapes {shown} do not broadcast") from error
+
+
+def refuse_numpy(function: Any) -> None:
+    name = getattr(function, "__name__", str(function))
+    raise StructureError(
+        f"numpy.{name} on a structured matrix would form it densely: use structmat.linalg.{name} or a "
+        "method of the matrix, "
+        "or ask for the dense array with numpy.asarray(A)"
+    )

@@ -1,0 +1,303 @@
+"""Putting adapters on a model, and taking them off.
+
+``attach`` plans first and acts last: names, patterns, layers, the tensors of every layer and the extra parameters are
+all found and checked before the first module is replaced, so a call that fails leaves the model as it was.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from structmat.adapters.kinds import check_layer, kind_named, kind_of
+from structmat.adapters.layer import Adapted, Roster, Slot
+from structmat.adapters.merge import unmerge
+from structmat.adapters.method import Add, Compose, Method, State, Target, Update, near, to_json
+from structmat.adapters.mixed import BASE
+from structmat.adapters.report import Attached, count
+from structmat.adapters.tree import (
+    Pattern,
+    Place,
+    matching,
+    parameters_by_name,
+    places,
+    require_unmerged,
+    roster_of,
+    selected_names,
+)
+from structmat.errors import DtypeError, ShapeError
+
+__all__ = ["Planned", "attach", "check_name", "check_update", "commit", "detach", "prepare_slot"]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ALL_LINEAR = "all-linear"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planned:
+    """One adapter on one layer, ready to be put there."""
+
+    place: Place
+    slot: Slot
+
+
+def attach(
+    model: nn.Module,
+    method: Method | Mapping[str, Method],
+    targets: Pattern | None = None,
+    exclude: Pattern | None = None,
+    name: str = "default",
+    train: Pattern | None = None,
+    train_bias: bool = False,
+    generator: torch.Generator | None = None,
+) -> Attached:
+    """Put a new adapter on the layers that match, make it active after those already active, and freeze the rest.
+
+    Args:
+        method: a method, or ``{pattern: method}``: each layer takes the first pattern that matches its name.
+        targets: a regular expression for whole module names, a list of full names, or "all-linear" (every supported
+            layer but the output embedding, those inside a MultiheadAttention and those in ``train``). May be left out
+            if ``method`` is a mapping.
+        exclude: module names to leave out, as ``targets``.
+        name: letters, digits, ``_`` and ``-``.
+        train: names of parameters or modules of the model (regular expression or list) that are trained with the
+            adapter and saved with it, a new head for instance. They are the model's own: ``disabled`` and ``detach``
+            leave them as trained.
+        train_bias: also train the biases of the adapted layers, in the same sense.
+        generator: where random starts are drawn from; one seed gives one start on every device.
+    Returns: a report that prints as one line.
+    Raises: ValueError, StructureError, DtypeError or ShapeError, before the model is changed.
+    """
+    roster = roster_of(model, needed=False)
+    check_name(name, roster.order if roster else (), "attach")
+    if roster is not None:
+        require_unmerged(roster, "attach")
+        if roster.rows is not None:
+            raise RuntimeError("attach: leave the adapters.rows context first")
+    known = places(model)
+    extras = _extra_parameters(model, known, train)
+    chosen = _choose_layers(model, known, method, targets, exclude, extras)
+    planned = [prepare_slot(place, one, generator) for place, one in chosen]
+    if train_bias:
+        extras += [f"{p.place.name}.bias" for p in planned if p.place.layer.bias is not None]
+    return commit(model, {name: planned}, {name: tuple(dict.fromkeys(extras))}, trainable=(name,))[0]
+
+
+def commit(
+    model: nn.Module,
+    planned: Mapping[str, Sequence[Planned]],
+    extras: Mapping[str, tuple[str, ...]],
+    *,
+    trainable: Sequence[str],
+    active: Sequence[tuple[str, float]] | None = None,
+) -> list[Attached]:
+    """Put planned adapters on the model; nothing here can fail. With ``trainable`` names all else is frozen."""
+    roster = roster_of(model, needed=False) or Roster()
+    own = parameters_by_name(model)
+    if not roster.order:
+        roster.trainable = {key: parameter.requires_grad for key, parameter in own.items()}
+    if trainable:
+        model.requires_grad_(False)
+    wrappers: dict[int, Adapted] = {}
+    for name, plans in planned.items():
+        for plan in plans:
+            layer = plan.place.layer
+            wrapper = plan.place.module if isinstance(plan.place.module, Adapted) else wrappers.get(id(layer))
+            if wrapper is None:
+                wrapper = wrappers[id(layer)] = Adapted(layer, kind_named(plan.slot.target.kind), roster)
+                plan.place.replace(wrapper)
+            plan.slot.requires_grad_(name in trainable)
+            plan.slot.train(wrapper.training)
+            wrapper.adapters[name] = plan.slot
+        for key in extras[name]:
+            own[key].requires_grad_(own[key].requires_grad or name in trainable)
+        roster.extras[name] = extras[name]
+    roster.order += tuple(planned)
+    roster.active += tuple((name, 1.0) for name in planned) if active is None else tuple(active)
+    train, total = count(model)
+    reports: list[Attached] = []
+    for name, plans in planned.items():
+        numbers = sum(p.numel() for plan in plans for p in plan.slot.parameters())
+        reports.append(Attached(name, tuple(p.place.name for p in plans), numbers, train, total, extras[name]))
+    return reports
+
+
+def detach(model: nn.Module, names: str | Sequence[str] | None = None) -> None:
+    """Remove adapters (default: all); a layer without any is the original module again.
+
+    Merged weights are restored first. After ``merge(keep="none")`` they cannot be, so they stay: that is how to bake
+    adapters into a model. When the last adapter goes, ``requires_grad`` is as it was before the first came;
+    parameters that were trained in place (``train``, ``train_bias``) keep their values.
+    """
+    roster = roster_of(model)
+    assert roster is not None
+    gone = set(selected_names(names, roster.order, "detach"))
+    if roster.rows is not None:
+        raise RuntimeError("detach: leave the adapters.rows context first")
+    if roster.merged == "none" and gone != set(roster.order):
+        raise RuntimeError(
+            'detach: after merge(keep="none") the adapters can only be removed together; or call adapters.unmerge'
+        )
+    if roster.merged in ("copy", "cpu"):
+        unmerge(model)
+    for place in places(model).values():
+        if isinstance(place.module, Adapted):
+            for name in gone & set(place.module.adapters):
+                del place.module.adapters[name]
+            if not len(place.module.adapters):
+                place.module.base.train(place.module.training)
+                place.replace(place.module.base)
+    roster.order = tuple(name for name in roster.order if name not in gone)
+    roster.active = tuple(pair for pair in roster.active if pair[0] not in gone)
+    roster.stacked = () if gone & set(roster.stacked) else roster.stacked
+    for name in gone:
+        del roster.extras[name]
+    if not roster.order:
+        own = parameters_by_name(model)
+        for key, flag in roster.trainable.items():
+            if key in own:
+                own[key].requires_grad_(flag)
+
+
+# -- planning --------------------------------------------------------------------------------------------------------
+
+
+def check_name(name: str, taken: Sequence[str], verb: str) -> None:
+    """An adapter's name is part of state_dict keys and of files."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{verb}: an adapter's name has 1 to 64 letters, digits, _ or -, got {name!r}")
+    if name == BASE:
+        raise ValueError(f"{verb}: an adapter cannot be called {BASE!r}, which stands for no adapter in rows")
+    if hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"{verb}: an adapter cannot be called {name!r}, which torch modules use themselves")
+    if name in taken:
+        raise ValueError(f"{verb}: there is already an adapter {name!r}; choose another name=, or detach it first")
+
+
+def prepare_slot(place: Place, method: Method, generator: torch.Generator | None) -> Planned:
+    """The tensors of a method for a layer, checked: dtype, device, and the shape of the update they give."""
+    target = check_layer(place.name, place.layer, place.parents[0][0])
+    state = method.init(target, generator)
+    for key, tensor in {**state.trained, **state.frozen}.items():
+        if not key.isidentifier() or hasattr(nn.Module(), key) or key in ("method", "target", "update", "state"):
+            raise ValueError(f"{method!r}: a tensor of its state cannot be called {key!r}")
+        if tensor.is_floating_point() and tensor.dtype != target.dtype:
+            raise DtypeError(
+                f"{method!r} on {place.name!r}: {key} is {tensor.dtype}, the layer asks for {target.dtype}"
+            )
+    check_update(method, state, target)
+    return Planned(place, Slot(method, target, state))
+
+
+def check_update(method: Method, state: State, target: Target) -> Update:
+    """The update of a state, which must fit the layer."""
+    with torch.no_grad():
+        update = method.update(state, target)
+    m, n = target.out_features, target.columns
+    if isinstance(update, Add):
+        wanted = [("matrix", update.matrix, (m, n))]
+    elif isinstance(update, Compose):
+        wanted = [(k, a, (s, s)) for k, a, s in (("left", update.left, m), ("right", update.right, n)) if a is not None]
+    else:
+        raise TypeError(f"{method!r}.update must return Add or Compose, got {type(update).__name__}")
+    for part, matrix, shape in wanted:
+        if tuple(matrix.shape) != shape:
+            raise ShapeError(f"{method!r} on {target.name!r}: {part} is {matrix!r}, the layer needs {shape}")
+    return update
+
+
+def _check_method(method: object) -> Method:
+    if not isinstance(method, Method) or isinstance(method, type):
+        raise TypeError(
+            f"attach: a method has a name, init and update (adapters.HRA(rank=8), for instance), got {method!r}"
+        )
+    to_json(method)
+    return method
+
+
+def _choose_layers(
+    model: nn.Module,
+    known: Mapping[str, Place],
+    method: Method | Mapping[str, Method],
+    targets: Pattern | None,
+    exclude: Pattern | None,
+    extras: Sequence[str],
+) -> list[tuple[Place, Method]]:
+    patterns: dict[str, Method] = dict(method) if isinstance(method, Mapping) else {}
+    for one in patterns.values() if patterns else [method]:
+        _check_method(one)
+    if targets is None and not patterns:
+        raise ValueError('attach: say which layers: targets=r".*\\.query", a list of names, or "all-linear"')
+    if kind_of(model) is not None or isinstance(model, Adapted):
+        raise ValueError(
+            f"attach: the model itself is a {type(model).__name__}, which cannot be replaced in place; "
+            "wrap it: model = torch.nn.Sequential(model)"
+        )
+    names = {alias: place for place in known.values() for alias in place.names if alias}
+    left_out = set() if exclude is None else {names[n].name for n in matching(exclude, names, "exclude")}
+    if exclude is not None and not left_out:
+        raise ValueError(f"attach: exclude={exclude!r} matches no module; {near(str(exclude), names)}")
+    allowed = (
+        [names[n] for n in _supported(model, known, extras)] if targets == ALL_LINEAR else _matched(targets, names)
+    )
+    if not patterns:
+        chosen = [(place, method) for place in allowed if place.name not in left_out]
+        _need_some(chosen, f"targets={targets!r}", names)
+        return chosen  # type: ignore[return-value]
+    picked: dict[str, tuple[Place, Method]] = {}
+    for pattern, one in patterns.items():
+        found = [place for place in _matched(pattern, names) if place in allowed or targets is None]
+        found = [place for place in found if place.name not in left_out]
+        _need_some(found, f"pattern {pattern!r}", names)
+        for place in found:
+            picked.setdefault(place.name, (place, one))
+    return list(picked.values())
+
+
+def _matched(pattern: Pattern | None, names: Mapping[str, Place]) -> list[Place]:
+    """The layers of a pattern; an expression passes over modules that store nothing (containers, for one)."""
+    if pattern is None:
+        return []
+    found = list(dict.fromkeys(names[name] for name in matching(pattern, names, "targets")))
+    if isinstance(pattern, str):
+        found = [p for p in found if kind_of(p.layer) or any(v is not None for v in p.layer._parameters.values())]
+    return found
+
+
+def _supported(model: nn.Module, known: Mapping[str, Place], extras: Sequence[str]) -> list[str]:
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    return [
+        name
+        for name, place in known.items()
+        if name
+        and kind_of(place.layer) is not None
+        and place.module is not output
+        and place.layer is not output
+        and not any(isinstance(parent, nn.MultiheadAttention) for parent, _ in place.parents)
+        and f"{name}.weight" not in extras
+    ]
+
+
+def _need_some(chosen: Sequence[object], what: str, names: Mapping[str, Place]) -> None:
+    if not chosen:
+        usable = [name for name, place in names.items() if kind_of(place.layer) is not None]
+        raise ValueError(
+            f"attach: {what} matches no layer; layers that can be adapted, {near(what.split('=', 1)[-1], usable)}"
+        )
+
+
+def _extra_parameters(model: nn.Module, known: Mapping[str, Place], train: Pattern | None) -> list[str]:
+    """The parameters that ``train`` names, by their own names or by the name of a module that holds them."""
+    if train is None:
+        return []
+    own = parameters_by_name(model)
+    modules = [name for name in known if name]
+    hit = set(matching(train, [*own, *modules], "train"))
+    found = [key for key in own if key in hit or any(key.startswith(module + ".") for module in hit)]
+    if not found:
+        raise ValueError(
+            f"attach: train={train!r} matches no parameter and no module; {near(str(train), [*modules, *own])}"
+        )
+    return found

@@ -1,0 +1,164 @@
+"""Finding things in a model: its layers by name, the wrappers and their roster, patterns, parameters under stable
+names.
+
+Names are those of the model before anything was attached: ``encoder.query.weight``, also where the weight now lives
+in ``encoder.query.base``. A module that is registered under several names counts once, under the first.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import nn
+
+from structmat.adapters.layer import Adapted, Roster
+from structmat.adapters.method import near
+
+__all__ = [
+    "Pattern",
+    "Place",
+    "adapted",
+    "matching",
+    "parameters_by_name",
+    "places",
+    "require_unmerged",
+    "roster_of",
+    "selected_names",
+]
+
+Pattern = str | Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Place:
+    """A module of the model (a wrapper counts as the layer it wraps), its names, and where it is registered."""
+
+    module: nn.Module
+    names: tuple[str, ...]
+    parents: tuple[tuple[nn.Module, str], ...]
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    @property
+    def layer(self) -> nn.Module:
+        """The layer itself, unwrapped."""
+        return self.module.base if isinstance(self.module, Adapted) else self.module
+
+    def replace(self, new: nn.Module) -> None:
+        """Register ``new`` everywhere in the place of the module."""
+        for parent, child in self.parents:
+            parent._modules[child] = new
+
+
+def _walk(
+    module: nn.Module, prefix: str, parent: nn.Module | None, child: str
+) -> Iterator[tuple[str, nn.Module, nn.Module | None, str]]:
+    yield prefix, module, parent, child
+    if isinstance(module, Adapted):
+        return
+    for key, inner in module._modules.items():
+        if inner is not None:
+            yield from _walk(inner, f"{prefix}.{key}" if prefix else key, module, key)
+
+
+def places(model: nn.Module) -> dict[str, Place]:
+    """All modules of the model by their first name, the model itself (name "") included; wrappers are not entered."""
+    names: dict[int, list[str]] = {}
+    parents: dict[int, dict[tuple[int, str], tuple[nn.Module, str]]] = {}
+    modules: dict[int, nn.Module] = {}
+    for name, module, parent, child in _walk(model, "", None, ""):
+        modules[id(module)] = module
+        names.setdefault(id(module), []).append(name)
+        if parent is not None:
+            parents.setdefault(id(module), {})[(id(parent), child)] = (parent, child)
+    return {
+        names[key][0]: Place(module, tuple(names[key]), tuple(parents.get(key, {}).values()))
+        for key, module in modules.items()
+    }
+
+
+def adapted(model: nn.Module) -> dict[str, Adapted]:
+    """The wrappers of the model by name."""
+    return {name: place.module for name, place in places(model).items() if isinstance(place.module, Adapted)}
+
+
+def roster_of(model: nn.Module, *, needed: bool = True) -> Roster | None:
+    """The roster that all wrappers of the model share; None where there are no adapters and none are ``needed``.
+
+    Raises ValueError without adapters, or if they were attached to a larger or smaller module than ``model``.
+    """
+    found = adapted(model)
+    if not found:
+        if needed:
+            raise ValueError(f"{type(model).__name__} has no adapters; call adapters.attach or adapters.load first")
+        return None
+    for name, layer in found.items():
+        slot = next(iter(layer.adapters.values()))
+        known: str = slot.target.name  # type: ignore[union-attr, assignment]
+        if known != name:
+            raise ValueError(
+                f"the adapters were attached to another module than this {type(model).__name__}: layer {name!r} was "
+                f"called {known!r} there; call this on that module"
+            )
+    rosters = {id(layer.roster): layer.roster for layer in found.values()}
+    if len(rosters) > 1:
+        raise ValueError(f"{type(model).__name__} joins parts that got adapters separately; call this on those parts")
+    return next(iter(rosters.values()))
+
+
+def require_unmerged(roster: Roster, verb: str) -> None:
+    """Refuse what would make a merged weight wrong."""
+    if roster.merged is not None:
+        raise RuntimeError(f"{verb}: the adapters are merged into the weights; call adapters.unmerge first")
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def matching(pattern: Pattern, names: Iterable[str], what: str) -> list[str]:
+    """The names a pattern selects: a regular expression that matches the whole name, or a list of names.
+
+    Raises ValueError for a bad expression, or a listed name that does not exist. A pattern may select nothing.
+    """
+    known = list(names)
+    if isinstance(pattern, str):
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{what}={pattern!r} is no regular expression: {error}") from None
+        return [name for name in known if expression.fullmatch(name)]
+    listed = list(pattern)
+    for name in listed:
+        if not isinstance(name, str):
+            raise ValueError(f"{what}: a list of names holds strings, got {name!r}")
+        if name not in known:
+            raise ValueError(f"{what}: {name!r} does not exist (names are full names); {near(name, known)}")
+    wanted = set(listed)
+    return [name for name in known if name in wanted]
+
+
+def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The model's own parameters under stable names, without those of adapters; a shared one has its first name."""
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for prefix, place in places(model).items():
+        for key, parameter in place.layer._parameters.items():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                found[f"{prefix}.{key}" if prefix else key] = parameter
+    return found
+
+
+def selected_names(names: str | Iterable[str] | None, known: Sequence[str], verb: str) -> tuple[str, ...]:
+    """Adapter names as a tuple without repetition; None means all."""
+    if names is None:
+        return tuple(known)
+    wanted = (names,) if isinstance(names, str) else tuple(names)
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"{verb}: there is no adapter {name!r}; {near(str(name), known)}")
+    if len(set(wanted)) != len(wanted):
+        raise ValueError(f"{verb}: an adapter is named twice in {list(wanted)}")
+    return wanted

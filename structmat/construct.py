@@ -1,0 +1,100 @@
+"""scipy's constructors with scipy's signatures, and stacking: arrays, lists or tensors in, structured matrices out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+
+from structmat.errors import DeviceError, DtypeError, ShapeError, StructureError
+from structmat.matrix import Matrix
+from structmat.types.circulant import Circulant
+from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
+
+__all__ = ["circulant", "entries_of", "stack", "toeplitz"]
+
+
+def entries_of(value: Any, name: str) -> torch.Tensor:
+    """A floating tensor: lists and numpy integers become float64, torch integer tensors raise ``DtypeError``."""
+    if isinstance(value, torch.Tensor):
+        if not (value.is_floating_point() or value.is_complex()):
+            raise DtypeError(f"{name} is an integer tensor ({value.dtype}); convert it first: {name}.to(torch.float64)")
+        return value
+    array = numpy.asarray(value)
+    if array.dtype.kind in "iub":
+        array = array.astype(numpy.float64)
+    if array.dtype.kind not in "fc":
+        raise DtypeError(f"{name} must hold numbers, got an array of dtype {array.dtype}")
+    return torch.as_tensor(array)
+
+
+def toeplitz(c: Any, r: Any = None) -> Toeplitz | SymmetricToeplitz:
+    """The Toeplitz matrix with first column ``c`` and first row ``r``; batches in leading axes.
+
+    Without ``r``: ``SymmetricToeplitz`` for real c, and for complex c the row ``conj(c)``, as in
+    ``scipy.linalg.toeplitz``. Raises ValueError if ``r[0] != c[0]``: the matrix has one corner.
+    """
+    column = entries_of(c, "c")
+    if column.ndim == 0:
+        raise ShapeError("toeplitz: c is a scalar; a first column has at least one dimension")
+    if r is None:
+        if not column.is_complex():
+            return SymmetricToeplitz(column)
+        row = torch.cat((column[..., :1], column[..., 1:].conj().resolve_conj()), -1)
+    else:
+        row = entries_of(r, "r")
+        common = torch.promote_types(column.dtype, row.dtype)
+        column, row = column.to(common), row.to(common)
+        if row.ndim == 0 or not bool((column[..., 0] == row[..., 0]).all()):
+            raise ValueError(
+                f"toeplitz(c, r): the corner is given twice and differs: c[0] = {_shown(column)}, "
+                f"r[0] = {_shown(row)}; make them equal "
+                "(structmat.linalg.solve_toeplitz and matmul_toeplitz ignore r[0], as scipy does)"
+            )
+    return _from_pair(column, row)
+
+
+def _from_pair(column: torch.Tensor, row: torch.Tensor) -> Toeplitz:
+    """The corner is taken from the column."""
+    lead = torch.broadcast_shapes(column.shape[:-1], row.shape[:-1])
+    pieces = (row[..., 1:].flip(-1), column)
+    return Toeplitz(torch.cat([p.expand(*lead, p.shape[-1]) for p in pieces], -1), row.shape[-1])
+
+
+def _shown(values: torch.Tensor) -> str:
+    first = values.reshape(-1, values.shape[-1])[:, 0] if values.ndim else values.reshape(1)
+    return f"{first[0].item():g}" if len(first) == 1 and not values.is_complex() else str(first.tolist())
+
+
+def circulant(c: Any) -> Circulant:
+    """The circulant with first column ``c``, as ``scipy.linalg.circulant``."""
+    return Circulant(entries_of(c, "c"))
+
+
+def stack(matrices: Sequence[Matrix]) -> Matrix:
+    """A batch out of matrices of one type, one size and equal static fields, along a new first axis."""
+    if not matrices:
+        raise ValueError("stack: at least one matrix is needed")
+    first = matrices[0]
+    for other in matrices[1:]:
+        if type(other) is not type(first) or other.shape != first.shape or other._statics() != first._statics():
+            raise StructureError(
+                f"stack: {other!r} and {first!r} differ in type, size or static fields; one of each is needed"
+            )
+        if other.dtype != first.dtype:
+            raise DtypeError(f"stack: {other!r} and {first!r} differ in dtype; convert one with .to(dtype)")
+        if other.device != first.device:
+            raise DeviceError(f"stack: {other!r} and {first!r} are on {other.device} and {first.device}")
+        if len(other.tensors()) != len(first.tensors()):
+            raise StructureError(f"stack: {other!r} and {first!r} store different fields (phases or not?)")
+    if not first.core:
+        raise StructureError(f"stack: {type(first).__name__} does not declare core, so it cannot be stacked")
+    lead = first.batch_shape
+    columns = [iter([t for _, t in m._named_tensors()]) for m in matrices]
+
+    def joined(name: str, _: torch.Tensor) -> torch.Tensor:
+        parts = [next(c) for c in columns]
+        keep = first.core[name]
+        return torch.stack([p.expand(*lead, *p.shape[p.ndim - keep :]) for p in parts])
+
+    return first._map(joined)

@@ -1,0 +1,1 @@
+"""Pure tensor functions with gradients, usable without any class."""

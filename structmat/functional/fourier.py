@@ -1,0 +1,302 @@
+"""Cyclic convolution of length N as one differentiable operation, closed under differentiation.
+
+Three vectors are tied by ``y = a * x`` (cyclic, length N, each zero-padded): the weights ``a``, whose entry k sits at
+position ``(k - shift) mod N``, the input ``x`` and the output ``y``, both from position 0. In the Fourier domain
+
+    y:  Y = A X          x:  X = conj(A) Y          a:  A = conj(X) Y
+
+The three rows are each other's gradients, for real and complex entries, so one Function with a *role* (the vector it
+returns) closes under differentiation of any order. Circulant, f-circulant, Toeplitz and Hankel products are all this
+operation. In an *even* geometry entry k of the weights sits at k and at ``N - k``, each number stored once: symmetric
+Toeplitz matrices, whose gradient adds both places up.
+
+Error: ``||dy|| <= 4 eps (1 + log2 N) max|A| ||x||`` normwise (Higham, Accuracy and Stability of Numerical Algorithms,
+2002, Theorem 24.2, for the transforms).
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy
+import scipy.fft
+import torch
+
+from structmat import backend
+
+__all__ = ["Geometry", "convolve", "good_length", "spectrum"]
+
+Array = numpy.ndarray[Any, numpy.dtype[Any]]
+
+_FEW_ROWS, _SHORT = 16, 512  # on CPU, fewer rows than this and longer than that: scipy's cached plans beat torch.fft
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Static sizes of one convolution: cyclic length N, the shift of the weights, the three lengths; whether the
+    weights are mirrored (then shift is 0)."""
+
+    length: int
+    shift: int
+    a: int
+    x: int
+    y: int
+    even: bool = False
+
+
+def good_length(n: int) -> int:
+    """The smallest even number >= n with no prime factor above 7 (1 for n <= 1): a fast length for real transforms."""
+    if n <= 1:
+        return 1
+    if torch.compiler.is_compiling():
+        return _good_length(n)
+    if n not in _good:
+        _good[n] = _good_length(n)
+    return _good[n]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What the Function needs besides its two tensors; opaque to torch's pytrees (a tuple would be taken apart)."""
+
+    role: str
+    geometry: Geometry
+    batch: tuple[int, ...]
+
+
+_good: dict[int, int] = {}
+
+
+def _good_length(n: int) -> int:
+    best = 2
+    while best < n:
+        best *= 2
+    sevens = 2
+    while sevens < best:
+        fives = sevens
+        while fives < best:
+            threes = fives
+            while threes < best:
+                twos = threes
+                while twos < n:
+                    twos *= 2
+                best = min(best, twos)
+                threes *= 3
+            fives *= 5
+        sevens *= 7
+    return best
+
+
+def is_smooth(n: int) -> bool:
+    """Whether n has no prime factor above 13, so that a transform of length n itself is fast."""
+    for p in (2, 3, 5, 7, 11, 13):
+        while n % p == 0 and n > 1:
+            n //= p
+    return n <= 1
+
+
+def convolve(a: torch.Tensor, x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """``y = a * x`` by FFT: a ``(*batch_a, len a)``, x ``(*batch_x, len x)`` -> ``(*broadcast, len y)``.
+
+    Real or complex; half and bfloat16 are carried out in float32. Cost: three transforms of length N per row, those
+    of ``a`` shared by the rows it broadcasts over; the spectra are kept for the backward pass.
+    """
+    out = torch.promote_types(a.dtype, x.dtype)
+    wide = backend.compute_dtype(out)
+    batch = x.shape[:-1] if a.ndim == 1 else torch.broadcast_shapes(a.shape[:-1], x.shape[:-1])
+    if geometry.y == 0 or geometry.x == 0 or 0 in batch:
+        return torch.zeros(*batch, geometry.y, dtype=out, device=x.device)
+    return _apply(a.to(wide), x.to(wide), _Job("y", geometry, tuple(batch))).to(out)
+
+
+def correlate(x: torch.Tensor, y: torch.Tensor, geometry: Geometry, batch: tuple[int, ...]) -> torch.Tensor:
+    """The gradient of ``convolve`` in its weights: ``a_k = sum y_i conj(x_j)`` over ``i - j = k - shift``, summed to
+    ``batch``."""
+    return _apply(x, y, _Job("a", geometry, tuple(batch)))
+
+
+def spectrum(a: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """The transform of the weights: of length N (complex) or N // 2 + 1 (real). Its largest modulus bounds
+    ``||A||_2``."""
+    return _analyse("a", a.to(backend.compute_dtype(a.dtype)), geometry)
+
+
+def apply_spectrum(hat: torch.Tensor, x: torch.Tensor, geometry: Geometry, real: bool) -> torch.Tensor:
+    """``convolve`` with the transform of the weights given; ``real`` says whether the weights are."""
+    wide = backend.compute_dtype(x.dtype)
+    if 0 in x.shape:  # MKL refuses transforms of nothing
+        lead = torch.broadcast_shapes(hat.shape[:-1], x.shape[:-1])
+        return torch.zeros(
+            *lead, geometry.y, dtype=x.dtype if real else torch.promote_types(hat.dtype, wide), device=x.device
+        )
+    if real and x.is_complex():
+        return torch.complex(apply_spectrum(hat, x.real, geometry, True), apply_spectrum(hat, x.imag, geometry, True))
+    x = x.to(wide) if real else x.to(hat.dtype)
+    product = hat * _analyse("x", x, geometry)
+    return _synthesise(_Job("y", geometry, tuple(product.shape[:-1])), product, real)
+
+
+class Multiplier:
+    """``x -> apply_spectrum(hat, x)`` for many calls inside a solver, where nothing is recorded: rows x of the
+    spectrum's own precision. Where ``known`` is there, ``host`` does the same for numpy rows through scipy alone,
+    without what a tensor costs at every step."""
+
+    def __init__(self, hat: torch.Tensor, g: Geometry, real: bool) -> None:
+        self.hat, self.geometry, self.real = hat, g, real
+        served = real and hat.device.type == "cpu" and g.length > _SHORT and backend.eager(hat)
+        self.known = hat.detach().resolve_conj().numpy() if served else None
+        self.single = hat.numel() == hat.shape[-1]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self.known is None or x.numel() >= _FEW_ROWS * self.geometry.x:
+            return apply_spectrum(self.hat, x, self.geometry, self.real)
+        return torch.from_numpy(self.host(x.detach().numpy()))
+
+    def host(self, v: Array) -> Array:
+        """Rows in, rows out, as numpy arrays."""
+        assert self.known is not None
+        known = self.known.reshape(-1) if self.single else self.known
+        bins = scipy.fft.rfft(v, self.geometry.length)
+        bins = numpy.multiply(bins, known, out=bins) if self.single else bins * known
+        rows: Array = scipy.fft.irfft(bins, self.geometry.length)[..., : self.geometry.y]
+        return rows
+
+
+def _apply(u: torch.Tensor, v: torch.Tensor, job: _Job) -> torch.Tensor:
+    if u.is_complex() != v.is_complex():
+        common = torch.promote_types(u.dtype, v.dtype)
+        u, v = u.to(common), v.to(common)
+    if torch.compiler.is_compiling():
+        return _plain(u, v, job)[0]
+    backend.demand("fft_product", u, v)
+    if backend.transforming():
+        result: torch.Tensor = _Convolution.apply(u, v, job)
+    else:
+        result = _KeepingSpectra.apply(u, v, job)
+    return result
+
+
+_INPUTS = {"y": ("a", "x"), "x": ("a", "y"), "a": ("x", "y")}  # the two roles that go in, in the order of the arguments
+
+
+def _plain(u: torch.Tensor, v: torch.Tensor, job: _Job) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    first, second = _INPUTS[job.role]
+    fu, fv = _analyse(first, u, job.geometry), _analyse(second, v, job.geometry)
+    return _synthesise(job, _combine(job.role, fu, fv), not u.is_complex()), fu, fv
+
+
+def _combine(role: str, fu: torch.Tensor, fv: torch.Tensor) -> torch.Tensor:
+    return fu * fv if role == "y" else fu.conj() * fv
+
+
+def _analyse(role: str, t: torch.Tensor, g: Geometry) -> torch.Tensor:
+    """Zero-pad (the weights wrap around their shift, or are mirrored) and transform."""
+    if role == "a" and (g.shift or g.even):
+        head, tail = (t, t[..., 1:].flip(-1)) if g.even else (t[..., g.shift :], t[..., : g.shift])
+        gap = t.new_zeros(*t.shape[:-1], g.length - head.shape[-1] - tail.shape[-1])
+        t = torch.cat((head, gap, tail), -1)
+    t = t.contiguous()  # of strided rows torch makes strided spectra, on which every later pass is slow
+    if _scipy_serves(t, g.length):
+        transform = scipy.fft.fft if t.is_complex() else scipy.fft.rfft
+        return torch.from_numpy(transform(t.detach().resolve_conj().numpy(), g.length))
+    return torch.fft.fft(t, g.length) if t.is_complex() else torch.fft.rfft(t, g.length)
+
+
+def _synthesise(job: _Job, hat: torch.Tensor, real: bool) -> torch.Tensor:
+    """Sum over the rows that share one vector, transform back, and cut out the vector."""
+    role, g = job.role, job.geometry
+    if hat.shape[:-1] != torch.Size(job.batch):
+        hat = hat.sum_to_size(*job.batch, hat.shape[-1])
+    if _scipy_serves(hat, g.length):
+        transform = scipy.fft.irfft if real else scipy.fft.ifft
+        full = torch.from_numpy(transform(hat.detach().resolve_conj().numpy(), g.length))
+    else:
+        full = torch.fft.irfft(hat, g.length) if real else torch.fft.ifft(hat, g.length)
+    size = getattr(g, role)
+    if role == "a" and g.even:
+        return torch.cat((full[..., :1], full[..., 1:size] + full[..., g.length - size + 1 :].flip(-1)), -1)
+    if role == "a" and g.shift:
+        return torch.cat((full[..., g.length - g.shift :], full[..., : size - g.shift]), -1)
+    return full[..., :size].clone() if size < g.length else full
+
+
+def _scipy_serves(t: torch.Tensor, length: int) -> bool:
+    if length <= _SHORT or t.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if t.requires_grad and torch.is_grad_enabled():  # inside a Function's forward nothing is recorded
+        return False
+    if t.numel() >= _FEW_ROWS * t.shape[-1] or type(t) not in (torch.Tensor, torch.nn.Parameter):
+        return False
+    return backend.eager(t)
+
+
+class _Convolution(torch.autograd.Function):
+    """The form for torch.func and forward-mode differentiation: saves its inputs only."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u: Any, v: Any, job: _Job) -> Any:
+        with backend.full_precision(u.device):
+            return _plain(u, v, job)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        u, v, ctx.job = inputs
+        ctx.save_for_backward(u, v)
+        ctx.save_for_forward(u, v)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        u, v = ctx.saved_tensors
+        return *_gradients(ctx.job, u, v, None, grad, ctx.needs_input_grad), None
+
+    @staticmethod
+    def jvp(ctx: Any, du: Any, dv: Any, _: Any) -> Any:
+        u, v = ctx.saved_tensors
+        with backend.full_precision(u.device):
+            terms = [_plain(p, q, ctx.job)[0] for p, q in ((du, v), (u, dv)) if p is not None and q is not None]
+        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+
+
+class _KeepingSpectra(torch.autograd.Function):
+    """The form for plain reverse mode: keeps both spectra for the first backward pass, which then needs one transform
+    less per vector; higher orders start from the inputs again.
+
+    Without ``setup_context``, which no transform needs here: torch inspects the signature of such a Function at every
+    call, which costs more than a short transform.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Any, v: Any, job: _Job) -> Any:
+        with backend.full_precision(u.device):
+            y, fu, fv = _plain(u, v, job)
+        ctx.job = job
+        ctx.save_for_backward(u, v, fu, fv)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        u, v, fu, fv = ctx.saved_tensors
+        return *_gradients(ctx.job, u, v, (fu, fv), grad, ctx.needs_input_grad), None
+
+
+def _gradients(job: _Job, u: Any, v: Any, spectra: Any, grad: Any, needed: Any) -> tuple[Any, Any]:
+    """The cotangents of both inputs: from the kept spectra where no graph is recorded, else as operations of the same
+    kind."""
+    g, names = job.geometry, _INPUTS[job.role]
+    kept = spectra is not None and not torch.is_grad_enabled()
+    grads: list[Any] = [None, None]
+    with backend.full_precision(u.device):
+        hat = _analyse(job.role, grad, g) if kept else None
+        for mine in (0, 1):
+            if not needed[mine]:
+                continue
+            target = _Job(names[mine], g, tuple((u, v)[mine].shape[:-1]))
+            other_first = names[1 - mine] < job.role  # arguments go in in the alphabetic order of their roles
+            if kept:
+                pair = (spectra[1 - mine], hat) if other_first else (hat, spectra[1 - mine])
+                grads[mine] = _synthesise(target, _combine(target.role, *pair), not u.is_complex())
+            else:
+                one, two = ((u, v)[1 - mine], grad) if other_first else (grad, (u, v)[1 - mine])
+                grads[mine] = _apply(one, two, target)
+    return grads[0], grads[1]

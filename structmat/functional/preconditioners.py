@@ -1,0 +1,28 @@
+"""Circulant preconditioners of Toeplitz matrices, as first columns; t ``(*batch, 2 n - 1)`` -> ``(*batch, n)``."""
+
+import torch
+
+__all__ = ["chan", "strang"]
+
+
+def strang(t: torch.Tensor) -> torch.Tensor:
+    """First column of Strang's circulant, which copies the central diagonals: ``t_k`` for ``k <= n/2``, else
+    ``t_{k-n}``.
+
+    Source: G. Strang, A proposal for Toeplitz matrix calculations, 1986.
+    """
+    n = (t.shape[-1] + 1) // 2
+    half = n // 2
+    lower, upper = t[..., n - 1 :], t[..., : n - 1]  # t_0 .. t_{n-1} and t_{-(n-1)} .. t_{-1}
+    return torch.cat((lower[..., : half + 1], upper[..., half:]), -1)
+
+
+def chan(t: torch.Tensor) -> torch.Tensor:
+    """First column of T. Chan's circulant, nearest in the Frobenius norm: ``((n - k) t_k + k t_{k-n}) / n``.
+
+    Source: T. F. Chan, An optimal circulant preconditioner for Toeplitz systems, 1988.
+    """
+    n = (t.shape[-1] + 1) // 2
+    k = torch.arange(n, dtype=torch.float64, device=t.device)
+    upper = torch.cat((torch.zeros_like(t[..., :1]), t[..., : n - 1]), -1)
+    return ((n - k) * t[..., n - 1 :] + k * upper) / n

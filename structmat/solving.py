@@ -1,0 +1,171 @@
+"""What every solve shares: its options, the backward error that judges it, the record it leaves, and factorisations."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from structmat import backend
+from structmat._shell import require_square
+from structmat._value import Value
+from structmat.errors import SolveError
+
+__all__ = [
+    "DenseFactorisation",
+    "Factorisation",
+    "Options",
+    "SolveInfo",
+    "backward_error",
+    "dense_solve_rows",
+    "judge",
+    "limit",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The keyword arguments of ``solve``, as one object."""
+
+    method: str = "auto"
+    tol: float | None = None
+    preconditioner: Any = None
+    start: torch.Tensor | None = None
+    max_steps: int | None = None
+    callback: Callable[[int, float], None] | None = None
+    check: bool = True
+
+    def refuse_iterative(self, place: str, method: str) -> None:
+        """A direct method takes no preconditioner, start, step limit or callback: say so in place of ignoring them."""
+        for name in ("preconditioner", "start", "max_steps", "callback"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{place}: {name} has no meaning for the direct method {method!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SolveInfo:
+    """How a system was solved: the method, its steps, ``eta`` per right-hand side (None if not measured), and why."""
+
+    method: str
+    steps: int
+    backward_error: torch.Tensor | None
+    reasons: tuple[str, ...]
+
+
+def limit(dtype: torch.dtype, tol: float | None) -> float:
+    """The accepted backward error: ``tol``, or 100 eps of the dtype computed in."""
+    return tol if tol is not None else 100 * torch.finfo(backend.compute_dtype(dtype)).eps
+
+
+def backward_error(residual: torch.Tensor, x: torch.Tensor, b: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """``eta = ||b - A x|| / (sigma ||x|| + ||b||)`` per row, sigma an upper bound of ``||A||_2``; 0 for b = 0 = x."""
+    norms = sigma[..., None] * torch.linalg.vector_norm(x, dim=-1) + torch.linalg.vector_norm(b, dim=-1)
+    size = torch.linalg.vector_norm(residual, dim=-1)
+    return torch.where(norms == 0, size, size / torch.where(norms == 0, torch.ones_like(norms), norms))
+
+
+def judge(matrix: Any, eta: torch.Tensor, method: str, accepted: float) -> None:
+    """Raise ``SolveError`` unless every backward error is within the accepted one (NaN is not)."""
+    if eta.numel() == 0:
+        return
+    worst = float(eta.max()) if not bool(torch.isnan(eta).any()) else float("nan")
+    if not worst <= accepted:
+        raise SolveError(
+            f"{matrix!r}.solve(method={method!r}): backward error {worst:.1e} exceeds {accepted:.1e}; "
+            "the matrix may be "
+            'singular to working precision: try method="dense", lstsq or pinv, a larger tol, or check=False',
+            worst,
+        )
+
+
+def dense_solve_rows(matrix: Any, y: torch.Tensor) -> torch.Tensor:
+    """x with ``x A^T = y`` by LU with partial pivoting of the dense matrix; n^2 storage, n^3 work, all transforms of
+    torch."""
+    dense = matrix.to_dense()
+    wide = backend.compute_dtype(torch.promote_types(dense.dtype, y.dtype))
+    right = y.to(wide).mT
+    right = right[(None,) * max(0, dense.ndim - right.ndim)]  # else (2, 2) beside a batch of two is read as two vectors
+    with backend.full_precision(y.device):
+        try:
+            return torch.linalg.solve(dense.to(wide), right).mT
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise SolveError(
+                f"{matrix!r}.solve: the matrix is singular ({error}); see lstsq and pinv", float("inf")
+            ) from error
+
+
+class Factorisation(Value):
+    """What is worth keeping of a solve: ``solve``, ``solve_rows``, ``adjoint_solve``, ``slogdet``, ``logabsdet``.
+
+    Differentiable, a pytree, picklable. This base keeps the matrix alone, which is right for types whose solve is a
+    closed form.
+    """
+
+    matrix: Any
+    method: str = "closed form"
+
+    @property
+    def backward_error(self) -> float | None:
+        """The largest eta of the factorisation's own solves at construction; None for a closed form."""
+        return None
+
+    def solve(self, b: torch.Tensor) -> torch.Tensor:
+        """x with ``A x = b``; b is a vector only if 1-D, else ``(..., n, k)``."""
+        return self.solve_rows(b) if b.ndim == 1 else self.solve_rows(b.mT).mT
+
+    def solve_rows(self, y: torch.Tensor) -> torch.Tensor:
+        """x with ``x A^T = y``, the inverse of ``linear``."""
+        result: torch.Tensor = self.matrix.solve_rows(y)
+        return result
+
+    def adjoint_solve(self, b: torch.Tensor) -> torch.Tensor:
+        """x with ``A^H x = b``."""
+        result: torch.Tensor = self.matrix.mH.solve(b)
+        return result
+
+    def slogdet(self) -> tuple[torch.Tensor, torch.Tensor]:
+        result: tuple[torch.Tensor, torch.Tensor] = self.matrix.slogdet()
+        return result
+
+    def logabsdet(self) -> torch.Tensor:
+        return self.slogdet()[1]
+
+
+class DenseFactorisation(Factorisation):
+    """LU with partial pivoting of the dense matrix, kept: n^2 storage; solves cost 2 n^2 per right-hand side."""
+
+    lu: torch.Tensor | None = None
+    pivots: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, matrix: Any) -> "DenseFactorisation":
+        require_square(matrix, "factor")
+        dense = matrix.to_dense()
+        with backend.full_precision(dense.device):
+            lu, pivots = torch.linalg.lu_factor(dense.to(backend.compute_dtype(dense.dtype)))
+        return cls(matrix, "dense", lu, pivots)
+
+    def _solve(self, b: torch.Tensor, adjoint: bool) -> torch.Tensor:
+        assert self.lu is not None and self.pivots is not None
+        columns = b[..., None] if b.ndim == 1 else b
+        wide = torch.promote_types(self.lu.dtype, backend.compute_dtype(b.dtype))
+        with backend.full_precision(columns.device):
+            x = torch.linalg.lu_solve(self.lu.to(wide), self.pivots, columns.to(wide), adjoint=adjoint)
+        x = x.to(torch.promote_types(b.dtype, self.matrix.dtype))
+        return x[..., 0] if b.ndim == 1 else x
+
+    def solve(self, b: torch.Tensor) -> torch.Tensor:
+        return self._solve(b, adjoint=False)
+
+    def solve_rows(self, y: torch.Tensor) -> torch.Tensor:
+        return self.solve(y) if y.ndim == 1 else self.solve(y.mT).mT
+
+    def adjoint_solve(self, b: torch.Tensor) -> torch.Tensor:
+        return self._solve(b, adjoint=True)
+
+    def slogdet(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.lu is not None and self.pivots is not None
+        pivots = torch.diagonal(self.lu, dim1=-2, dim2=-1)
+        swaps = (self.pivots != torch.arange(1, pivots.shape[-1] + 1, device=pivots.device)).sum(-1)
+        sign = torch.prod(torch.sgn(pivots), -1) * (1 - 2 * (swaps % 2)).to(pivots.dtype)
+        return sign, torch.log(pivots.abs()).sum(-1)

@@ -1,0 +1,1 @@
+"""One structured matrix type a file."""

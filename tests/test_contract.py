@@ -1,0 +1,52 @@
+"""Every example keeps the contract: values, products on both sides, transposes, copies, pytrees, true claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from structmat.testing import conformance
+from structmat.testing.conformance import CHECKS, Case
+from structmat.testing.examples import EXAMPLES, examples_of
+from tests.cases import build, over_examples
+
+# Derivatives, transforms and compilation have files of their own, which choose other settings.
+_ELSEWHERE = (conformance.check_gradients, conformance.check_transforms, conformance.check_compiled)
+HERE = [check for check in CHECKS if check not in _ELSEWHERE]
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> Case:
+    return build(*request.param)
+
+
+@pytest.mark.parametrize("check", HERE, ids=lambda check: check.__name__)
+@over_examples()
+def test_contract(case: Case, check: Callable[[Case], None]) -> None:
+    check(case)
+
+
+def test_each_public_type_has_examples() -> None:
+    import structmat as sm
+
+    kinds = [getattr(sm, name) for name in sm.__all__]
+    types = [k for k in kinds if isinstance(k, type) and issubclass(k, sm.Matrix) and k is not sm.Matrix]
+    assert len(types) >= 8
+    assert not [t.__name__ for t in types if not examples_of(t)]
+
+
+def test_example_names_are_unique_and_repeatable() -> None:
+    names = [e.name for e in EXAMPLES]
+    assert len(set(names)) == len(names)
+    for example in EXAMPLES:
+        first, again = example.build(), example.build()
+        assert all((a == b).all() for a, b in zip(first.tensors(), again.tensors(), strict=True)), example.name
+
+
+def test_the_sizes_asked_for_are_there() -> None:
+    """n = 1, odd, prime, rectangular both ways, rank 0 and rank above the order."""
+    shapes = {tuple(e.build().shape) for e in EXAMPLES}
+    assert {(1, 1), (5, 5), (7, 7), (13, 13), (5, 3), (3, 7), (1, 6), (6, 1)} <= shapes
+    ranks = [(e.build().left.shape[-1], min(e.build().shape)) for e in EXAMPLES if e.name.startswith("low-rank")]
+    assert any(r == 0 for r, _ in ranks) and any(r > n for r, n in ranks)
