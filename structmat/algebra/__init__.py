@@ -1,0 +1,8 @@
+"""Rules between different types, one file a family, a verb a section. Rules within one family stay in the file of the
+type."""
+
+from structmat.algebra import basic as _basic
+
+del _basic
+
+__all__: list[str] = []
