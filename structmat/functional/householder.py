@@ -53,9 +53,12 @@ def wy_factor(vectors: torch.Tensor, phases: torch.Tensor | None = None) -> torc
     else:
         half = phases / 2  # 1 - exp(i phi) = 2 sin(phi/2) (sin(phi/2) - i cos(phi/2)), accurate for small phi
         tau = torch.complex(2 * torch.sin(half) ** 2, -torch.sin(phases)) / squares
-    unit = tau[..., :, None] * torch.triu(gram, 1)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve_triangular(unit + eye, torch.diag_embed(tau), upper=True, unitriangular=True)
+    unit = tau[..., :, None] * torch.triu(gram, 1) + eye
+    inverse = torch.linalg.solve_triangular(unit, eye, upper=True, unitriangular=True)
+    # One step of Newton: for nearly parallel vectors the error of Q is that of this inverse, and shrinks fourfold.
+    inverse = inverse + inverse @ (eye - unit @ inverse)
+    return inverse * tau[..., None, :]
 
 
 def blocks(vectors: torch.Tensor, phases: torch.Tensor | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
