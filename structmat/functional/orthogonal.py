@@ -10,8 +10,8 @@ moves R by less than the error it removes, so it carries no derivative: the deri
     d cayley(K) = -2 M dK M,   M = (I + K)^-1,               no system is solved in a backward pass.
 
 A truncated Neumann series of ``(I + K)^-1`` is not unitary (at entries of size 1 it is wrong by orders of magnitude)
-and is not offered. Cayley's map has determinant 1 and never the eigenvalue -1; ``flip`` multiplies the first column by -1
-for the matrices of determinant -1. Small matrices in batches, ``(*b, n, n)``, real or complex; half and bfloat16 are
+and is not offered. Cayley's map has determinant 1 and never the eigenvalue -1; ``flip`` multiplies the first column by
+-1 for the matrices of determinant -1. Small matrices in batches, ``(*b, n, n)``, real or complex; half and bfloat16 are
 computed in float32.
 
 Source: A. Cayley, Sur quelques propriétés des déterminants gauches, 1846; Z. Qiu et al., Controlling Text-to-Image
