@@ -4,7 +4,6 @@
 Tests, strategies, benchmarks and the documentation read this list; a type that is not here is not tested.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from structmat import backend
 from structmat.claims import Claim
 from structmat.lazy import Inverse, Prepared, Product, Scaled, Slice, Sum
 from structmat.matrix import Matrix
-from structmat.testing.reference import dense_of
+from structmat.testing.example import HALF, WIDE, Batch, Example, Factory, numbers
 from structmat.types.circulant import Circulant
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
@@ -24,50 +23,17 @@ from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 
 __all__ = ["EXAMPLES", "HALF", "WIDE", "Example", "examples_of"]
 
-WIDE = (torch.float64, torch.complex128, torch.float32, torch.complex64)
-HALF = (torch.bfloat16, torch.float16)
-Batch = tuple[int, ...]
-Factory = Callable[[torch.Generator, torch.dtype, Batch], Matrix]
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One way to make a matrix of a type.
-
-    ``make(generator, dtype, batch)`` draws it; ``dense(matrix)`` is its textbook meaning ``(*batch, m, n)`` in
-    float64 or complex128. ``solvable`` says that systems are well conditioned (condition number below about 100).
-    """
-
-    name: str
-    type: type[Matrix]
-    make: Factory
-    dense: Callable[[Any], torch.Tensor] = dense_of
-    dtypes: tuple[torch.dtype, ...] = WIDE + HALF
-    batches: tuple[Batch, ...] = ((), (2,))
-    solvable: bool = False
-    smooth: bool = True  # differentiable at this point (a reflection is not where its vector is zero)
-
-    def build(self, dtype: torch.dtype = torch.float64, batch: Batch = (), seed: int = 0) -> Matrix:
-        """The matrix of this seed; the same on every machine with the same torch."""
-        return self.make(torch.Generator().manual_seed(seed), dtype, batch)
-
-
-def _randn(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-    """Standard normal numbers drawn in double precision and rounded, so that every dtype sees the same matrix."""
-    wide = torch.complex128 if dtype.is_complex else torch.float64
-    return torch.randn(*shape, generator=generator, dtype=wide).to(dtype)
-
 
 def _dense(m: int, n: int, shift: float = 0.0) -> Factory:
     """Random entries; a shift of the diagonal makes a square one well conditioned."""
-    return lambda g, d, b: Dense(_randn(g, d, *b, m, n) + shift * torch.eye(m, n, dtype=d))
+    return lambda g, d, b: Dense(numbers(g, d, *b, m, n) + shift * torch.eye(m, n, dtype=d))
 
 
 def _diagonal(n: int) -> Factory:
     """Entries of modulus between 1/2 and 3/2, of any sign or phase."""
 
     def make(g: torch.Generator, d: torch.dtype, b: Batch) -> Matrix:
-        entries = _randn(g, d, *b, n)
+        entries = numbers(g, d, *b, n)
         return Diagonal((torch.sgn(entries) * (0.5 + torch.rand(*b, n, generator=g, dtype=torch.float64))).to(d))
 
     return make
@@ -77,7 +43,7 @@ def _circulant(n: int, f: complex = 1, shift: float = 3.0) -> Factory:
     """A first entry that dominates keeps the eigenvalues away from zero."""
 
     def make(g: torch.Generator, d: torch.dtype, b: Batch) -> Matrix:
-        column = _randn(g, d, *b, n) / n**0.5
+        column = numbers(g, d, *b, n) / n**0.5
         return Circulant(column + shift * torch.nn.functional.one_hot(torch.tensor(0), n).to(d), f)
 
     return make
@@ -85,7 +51,7 @@ def _circulant(n: int, f: complex = 1, shift: float = 3.0) -> Factory:
 
 def _toeplitz(m: int, n: int, shift: float = 0.0) -> Factory:
     def make(g: torch.Generator, d: torch.dtype, b: Batch) -> Matrix:
-        diagonals = _randn(g, d, *b, m + n - 1) / n**0.5
+        diagonals = numbers(g, d, *b, m + n - 1) / n**0.5
         return Toeplitz(diagonals + shift * torch.nn.functional.one_hot(torch.tensor(n - 1), m + n - 1).to(d), n)
 
     return make
@@ -93,7 +59,7 @@ def _toeplitz(m: int, n: int, shift: float = 0.0) -> Factory:
 
 def _symmetric(n: int, shift: float = 4.0) -> Factory:
     def make(g: torch.Generator, d: torch.dtype, b: Batch) -> Matrix:
-        column = _randn(g, d, *b, n) / n**0.5
+        column = numbers(g, d, *b, n) / n**0.5
         return SymmetricToeplitz(column + shift * torch.nn.functional.one_hot(torch.tensor(0), n).to(d))
 
     return make
@@ -112,15 +78,15 @@ def _kac_murdock_szego(n: int, rho: float, **_: Any) -> Factory:
 
 
 def _low_rank(m: int, n: int, r: int) -> Factory:
-    return lambda g, d, b: LowRank(_randn(g, d, *b, m, r), _randn(g, d, *b, n, r))
+    return lambda g, d, b: LowRank(numbers(g, d, *b, m, r), numbers(g, d, *b, n, r))
 
 
 def _householder(r: int, n: int, phases: bool = False, zero: bool = False) -> Factory:
     def make(g: torch.Generator, d: torch.dtype, b: Batch) -> Matrix:
-        vectors = _randn(g, d, *b, r, n)
+        vectors = numbers(g, d, *b, r, n)
         if zero:
             vectors = vectors * (torch.arange(r) % 2).to(d)[:, None]
-        return HouseholderProduct(vectors, _randn(g, backend.real_of(d), *b, r) if phases else None)
+        return HouseholderProduct(vectors, numbers(g, backend.real_of(d), *b, r) if phases else None)
 
     return make
 
@@ -157,7 +123,9 @@ def _basic() -> list[Example]:
         Example("low-rank-3x7-r0", LowRank, _low_rank(3, 7, 0)),
         Example("low-rank-4x4-r6", LowRank, _low_rank(4, 4, 6)),
         Example(
-            "low-rank-1x1-r1", LowRank, lambda g, d, b: LowRank(_randn(g, d, *b, 1, 1) + 3, _randn(g, d, *b, 1, 1) + 3)
+            "low-rank-1x1-r1",
+            LowRank,
+            lambda g, d, b: LowRank(numbers(g, d, *b, 1, 1) + 3, numbers(g, d, *b, 1, 1) + 3),
         ),
     ]
 

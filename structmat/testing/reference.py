@@ -20,9 +20,33 @@ from structmat.types.householder import HouseholderProduct
 from structmat.types.low_rank import LowRank
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 
-__all__ = ["as_wide", "dense_of", "magnitude_of"]
+__all__ = ["as_wide", "dense_of", "each", "entries_of", "largest", "magnitude", "magnitude_of", "reference"]
 
 Array = Any  # a numpy array; its dtype is float64 or complex128
+
+
+_REFERENCE: dict[type, Callable[[Any], Array]] = {}
+_MAGNITUDE: dict[type, Callable[[Any], float]] = {}
+
+
+def reference(kind: type[Matrix]) -> Callable[[Callable[[Any], Array]], Callable[[Any], Array]]:
+    """Decorate the function that forms the entries ``(*batch, m, n)`` of a type, as a numpy array."""
+
+    def enter(form: Callable[[Any], Array]) -> Callable[[Any], Array]:
+        _REFERENCE[kind] = form
+        return form
+
+    return enter
+
+
+def magnitude(kind: type[Matrix]) -> Callable[[Callable[[Any], float]], Callable[[Any], float]]:
+    """Decorate the function that says how large numbers inside a product get, where that is not the Frobenius norm."""
+
+    def enter(measure: Callable[[Any], float]) -> Callable[[Any], float]:
+        _MAGNITUDE[kind] = measure
+        return measure
+
+    return enter
 
 
 def as_wide(tensor: torch.Tensor) -> Array:
@@ -34,7 +58,7 @@ def as_wide(tensor: torch.Tensor) -> Array:
 def dense_of(matrix: Matrix) -> torch.Tensor:
     """The entries ``(*batch, m, n)`` in float64 or complex128 by the definition of the type; raises KeyError for an
     unknown type."""
-    return torch.from_numpy(numpy.ascontiguousarray(_entries(matrix)))
+    return torch.from_numpy(numpy.ascontiguousarray(entries_of(matrix)))
 
 
 def magnitude_of(matrix: Matrix) -> float:
@@ -44,31 +68,35 @@ def magnitude_of(matrix: Matrix) -> float:
     Rounding errors of a product are proportional to it times ``||x||``. An inverse counts its condition number once
     more.
     """
+    if type(matrix) in _MAGNITUDE:
+        return _MAGNITUDE[type(matrix)](matrix)
     if isinstance(matrix, Product):
         return float(numpy.prod([magnitude_of(f) for f in matrix.factors]))
     if isinstance(matrix, Sum):
         return sum(magnitude_of(t) for t in matrix.terms)
     if isinstance(matrix, LowRank):
-        return _largest(as_wide(matrix.left)) * _largest(as_wide(matrix.right))
+        return largest(as_wide(matrix.left)) * largest(as_wide(matrix.right))
     if isinstance(matrix, (Slice, Prepared)):
         return magnitude_of(matrix.matrix)
     if isinstance(matrix, Scaled):
         return magnitude_of(matrix.matrix) * float(numpy.abs(_factor(matrix.scale)).max())
     if isinstance(matrix, Inverse):
-        inner = _entries(matrix.matrix)
-        return _largest(numpy.linalg.inv(inner)) * float(numpy.linalg.cond(inner).max())
-    return _largest(_entries(matrix))
+        inner = entries_of(matrix.matrix)
+        return largest(numpy.linalg.inv(inner)) * float(numpy.linalg.cond(inner).max())
+    return largest(entries_of(matrix))
 
 
-def _largest(entries: Array) -> float:
+def largest(entries: Array) -> float:
+    """The largest Frobenius norm of a batch of matrices; 0 for one without entries."""
     return float(numpy.linalg.norm(entries, axis=(-2, -1)).max()) if entries.size else 0.0
 
 
-def _entries(matrix: Matrix) -> Array:
+def entries_of(matrix: Matrix) -> Array:
+    """``dense_of`` as a numpy array, for the references of matrices that hold matrices."""
     return _REFERENCE[type(matrix)](matrix)
 
 
-def _each(build: Callable[..., Array], *fields: tuple[Array, int]) -> Array:
+def each(build: Callable[..., Array], *fields: tuple[Array, int]) -> Array:
     """Apply ``build`` to each element of the batch; ``fields`` holds arrays with their number of trailing
     dimensions."""
     lead = numpy.broadcast_shapes(*(a.shape[: a.ndim - core] for a, core in fields))
@@ -116,8 +144,8 @@ def _reflections(vectors: Array, phases: Array | None) -> Array:
 def _householder(matrix: Any) -> Array:
     vectors = (as_wide(matrix.vectors), 2)
     if matrix.phases is None:
-        return _each(lambda v: _reflections(v, None), vectors)
-    return _each(_reflections, vectors, (as_wide(matrix.phases), 1))
+        return each(lambda v: _reflections(v, None), vectors)
+    return each(_reflections, vectors, (as_wide(matrix.phases), 1))
 
 
 def _factor(factor: Any) -> Array:
@@ -125,37 +153,39 @@ def _factor(factor: Any) -> Array:
 
 
 def _product(matrix: Any) -> Array:
-    out = _entries(matrix.factors[0])
+    out = entries_of(matrix.factors[0])
     for factor in matrix.factors[1:]:
-        out = out @ _entries(factor)
+        out = out @ entries_of(factor)
     return out
 
 
 def _sum(matrix: Any) -> Array:
-    out = _entries(matrix.terms[0])
+    out = entries_of(matrix.terms[0])
     for term in matrix.terms[1:]:
-        out = out + _entries(term)
+        out = out + entries_of(term)
     return out
 
 
 def _slice(matrix: Any) -> Array:
     rows, columns = list(range(*matrix.rows)), list(range(*matrix.columns))
-    return _entries(matrix.matrix)[..., rows, :][..., columns]
+    return entries_of(matrix.matrix)[..., rows, :][..., columns]
 
 
-_REFERENCE: dict[type, Callable[[Any], Array]] = {
-    Dense: lambda a: as_wide(a.entries),
-    Diagonal: lambda a: _each(numpy.diag, (as_wide(a.entries), 1)),
-    Identity: lambda a: numpy.eye(a.n, dtype=complex if a.dtype is not None and a.dtype.is_complex else float),
-    Circulant: lambda a: _each(lambda v: _circulant(v, a.f), (as_wide(a.column), 1)),
-    Toeplitz: lambda a: _each(lambda t: _toeplitz(t, a.columns), (as_wide(a.diagonals), 1)),
-    SymmetricToeplitz: lambda a: _each(lambda c: scipy.linalg.toeplitz(c, c), (as_wide(a.column), 1)),
-    LowRank: lambda a: _each(_low_rank, (as_wide(a.left), 2), (as_wide(a.right), 2)),
-    HouseholderProduct: _householder,
-    Product: _product,
-    Sum: _sum,
-    Scaled: lambda a: _factor(a.scale) * _entries(a.matrix),
-    Inverse: lambda a: numpy.linalg.inv(_entries(a.matrix)),
-    Slice: _slice,
-    Prepared: lambda a: _entries(a.matrix),
-}
+_REFERENCE.update(
+    {
+        Dense: lambda a: as_wide(a.entries),
+        Diagonal: lambda a: each(numpy.diag, (as_wide(a.entries), 1)),
+        Identity: lambda a: numpy.eye(a.n, dtype=complex if a.dtype is not None and a.dtype.is_complex else float),
+        Circulant: lambda a: each(lambda v: _circulant(v, a.f), (as_wide(a.column), 1)),
+        Toeplitz: lambda a: each(lambda t: _toeplitz(t, a.columns), (as_wide(a.diagonals), 1)),
+        SymmetricToeplitz: lambda a: each(lambda c: scipy.linalg.toeplitz(c, c), (as_wide(a.column), 1)),
+        LowRank: lambda a: each(_low_rank, (as_wide(a.left), 2), (as_wide(a.right), 2)),
+        HouseholderProduct: _householder,
+        Product: _product,
+        Sum: _sum,
+        Scaled: lambda a: _factor(a.scale) * entries_of(a.matrix),
+        Inverse: lambda a: numpy.linalg.inv(entries_of(a.matrix)),
+        Slice: _slice,
+        Prepared: lambda a: entries_of(a.matrix),
+    }
+)
