@@ -4,7 +4,6 @@ Source: M. R. Hestenes and E. Stiefel, 1952; Y. Saad, Iterative Methods for Spar
 algorithm 9.1.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -12,22 +11,11 @@ import numpy
 import torch
 
 from structmat.functional.fourier import Array, Multiplier
+from structmat.functional.krylov.common import CONFIRMED, Apply, Callback, Outcome, begin, lift, quotient, sizes, tell
 
-__all__ = ["Outcome", "conjugate_gradients"]
+__all__ = ["conjugate_gradients"]
 
-Apply = Callable[[torch.Tensor], torch.Tensor]
 _LEAST = 5e-324  # the smallest positive float64: 0 / max(0, this) is 0, and nothing else changes
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Rows x, steps taken, whether every row met its target (False also when the matrix showed itself not definite),
-    and the backward error of each row, measured on the true residual (None where that was not reached)."""
-
-    x: torch.Tensor
-    steps: int
-    converged: bool
-    eta: torch.Tensor | None = None
 
 
 def conjugate_gradients(
@@ -38,49 +26,50 @@ def conjugate_gradients(
     target: float,
     max_steps: int,
     start: torch.Tensor | None = None,
-    callback: Callable[[int, float], None] | None = None,
+    callback: Callback | None = None,
 ) -> Outcome:
     """Rows x with ``A x = b`` for Hermitian positive definite A; b ``(..., k, n)``, sigma an upper bound of
     ``||A||_2``.
 
-    Stops when ``||r|| <= target (sigma ||x|| + ||b||)`` for every row, measured on the recursive residual and
-    confirmed on the true one (a restart follows if they have drifted apart). ``callback(step, worst eta)`` after each
-    step.
+    Stops a row when ``||r|| <= target (sigma ||x|| + ||b||)``, measured on the recursive residual, and confirms it on
+    the true one (a restart follows if they have drifted apart). ``callback(step, worst eta)`` after each step. Ends
+    at once, not converged, where a row shows that A or its preconditioner is not definite.
+    Cost: a product and a preconditioner a step; four vectors a row.
     """
     if b.numel() == b.shape[-1] and b.device.type == "cpu" and not b.is_complex():
         return _one_row(multiply, precondition, b, float(sigma), target, max_steps, start, callback)
     norm = torch.linalg.vector_norm
     size = norm(b, dim=-1, keepdim=True)
-    x = torch.zeros_like(b) if start is None else start.to(b.dtype).expand(b.shape).clone()
-    r = b if start is None else b - multiply(x)
-    bound = sigma[..., None, None] if sigma.ndim else sigma
+    x, r = begin(multiply, b, start)
+    bound = lift(sigma)
+    least = torch.finfo(size.dtype).tiny
     steps, eta = 0, None
     for _ in range(3):
         p, rz, fresh = r, size, True  # the first direction is formed only if a step is needed
         while steps < max_steps:
-            scale = torch.addcmul(size, bound, norm(x, dim=-1, keepdim=True)) if steps or start is not None else size
+            scale = sizes(size, bound, x) if steps or start is not None else size
             length = norm(r, dim=-1, keepdim=True)
-            if callback is not None and steps:
-                callback(steps, float((length / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max()))
-            if bool((length <= target * scale).all()):
+            tell(callback, steps, length, scale)
+            live = ~(length <= target * scale)
+            if not bool(live.any()):
                 break
             z = precondition(r)
             new = _dot(r, z)
-            p = z if fresh else torch.addcmul(z, new / rz.clamp_min(_LEAST), p)
+            p = z if fresh else torch.addcmul(z, new / rz.clamp_min(least), p)
             rz, fresh = new, False
             ap = multiply(p)
             curvature = _dot(p, ap)
-            if bool(((rz > 0) & ~(curvature > 0)).any()):
+            if bool((live & ~((rz > 0) & (curvature > 0))).any()):
                 return Outcome(x, steps, False)
-            alpha = rz / curvature.clamp_min(_LEAST)  # a finished row (r = 0, so rz = 0) gets 0
+            alpha = torch.where(live, rz / curvature.clamp_min(least), 0)  # a finished row stays where it is
             x = torch.addcmul(x, alpha, p)
             r = torch.addcmul(r, alpha, ap, value=-1)
             steps += 1
         r = b - multiply(x)
-        scale = torch.addcmul(size, bound, norm(x, dim=-1, keepdim=True))
+        scale = sizes(size, bound, x)
         length = norm(r, dim=-1, keepdim=True)
-        eta = (length / scale.clamp_min(torch.finfo(scale.dtype).tiny))[..., 0]
-        if bool((length <= 1.5 * target * scale).all()):
+        eta = quotient(length, scale)
+        if bool((length <= CONFIRMED * target * scale).all()):
             return Outcome(x, steps, True, eta)
         if steps >= max_steps:
             break
@@ -95,7 +84,7 @@ def _one_row(
     target: float,
     max_steps: int,
     start: torch.Tensor | None,
-    callback: Callable[[int, float], None] | None,
+    callback: Callback | None,
 ) -> Outcome:
     """The same iteration for one real row on the CPU, on numpy arrays with Python numbers for scalars: at the length of
     a few thousand an operation of torch costs several times its arithmetic."""
@@ -125,10 +114,10 @@ def _one_row(
             steps += 1
         r = right - product(x)
         scale, length = sigma * math.sqrt(x @ x) + size, math.sqrt(r @ r)
-        if length <= 1.5 * target * scale or steps >= max_steps:
+        if length <= CONFIRMED * target * scale or steps >= max_steps:
             break
     eta = b.new_full(b.shape[:-1], length / max(scale, _LEAST))
-    return Outcome(torch.from_numpy(x).view(b.shape), steps, length <= 1.5 * target * scale, eta)
+    return Outcome(torch.from_numpy(x).view(b.shape), steps, length <= CONFIRMED * target * scale, eta)
 
 
 def _on_host(function: Apply, shape: torch.Size) -> Callable[[Array], Array]:
