@@ -13,8 +13,8 @@ author = "the structmat contributors"
 project_copyright = "the structmat contributors, Apache-2.0"
 version = release = structmat.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "readable_docstrings", "type_table", "api_modules"]
-exclude_patterns = ["_build", "examples"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "readable_docstrings", "type_table", "api_modules", "run_example"]
+exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nitpicky = False

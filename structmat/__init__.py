@@ -4,7 +4,7 @@ from structmat import algebra as _algebra  # enters the rules between types
 from structmat import backend, checks, linalg, nn
 from structmat._version import __version__
 from structmat.claims import Claim, Claims
-from structmat.construct import circulant, stack, toeplitz
+from structmat.construct import circulant, hankel, stack, toeplitz
 from structmat.errors import (
     AmbiguousRuleError,
     BackendError,
@@ -21,6 +21,8 @@ from structmat.matrix import Matrix, allclose
 from structmat.types.circulant import Circulant
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
+from structmat.types.hankel import Hankel
+from structmat.types.hermitian_toeplitz import HermitianToeplitz
 from structmat.types.householder import HouseholderProduct
 from structmat.types.low_rank import LowRank
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
@@ -38,6 +40,8 @@ __all__ = [
     "DeviceError",
     "Diagonal",
     "DtypeError",
+    "Hankel",
+    "HermitianToeplitz",
     "HouseholderProduct",
     "Identity",
     "Inverse",
@@ -57,6 +61,7 @@ __all__ = [
     "backend",
     "checks",
     "circulant",
+    "hankel",
     "linalg",
     "nn",
     "stack",

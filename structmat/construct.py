@@ -9,9 +9,10 @@ import torch
 from structmat.errors import DeviceError, DtypeError, ShapeError, StructureError
 from structmat.matrix import Matrix
 from structmat.types.circulant import Circulant
+from structmat.types.hankel import Hankel
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 
-__all__ = ["circulant", "entries_of", "stack", "toeplitz"]
+__all__ = ["circulant", "entries_of", "hankel", "stack", "toeplitz"]
 
 
 def entries_of(value: Any, name: str) -> torch.Tensor:
@@ -69,6 +70,22 @@ def _shown(values: torch.Tensor) -> str:
 def circulant(c: Any) -> Circulant:
     """The circulant with first column ``c``, as ``scipy.linalg.circulant``."""
     return Circulant(entries_of(c, "c"))
+
+
+def hankel(c: Any, r: Any = None) -> Hankel:
+    """The Hankel matrix with first column ``c`` and last row ``r`` (zeros without one), as ``scipy.linalg.hankel``.
+
+    ``r[0]`` is ignored, as in scipy: the last row is ``c[-1], r[1], r[2], ...``. Batches in leading axes.
+    """
+    column = entries_of(c, "c")
+    row = torch.zeros_like(column) if r is None else entries_of(r, "r")
+    for values, name in ((column, "c"), (row, "r")):
+        if values.ndim == 0 or values.shape[-1] == 0:
+            raise ShapeError(f"hankel: {name} must have at least one entry, got shape {tuple(values.shape)}")
+    common = torch.promote_types(column.dtype, row.dtype)
+    lead = torch.broadcast_shapes(column.shape[:-1], row.shape[:-1])
+    pieces = (column.to(common), row[..., 1:].to(common))
+    return Hankel(torch.cat([p.expand(*lead, p.shape[-1]) for p in pieces], -1), row.shape[-1])
 
 
 def stack(matrices: Sequence[Matrix]) -> Matrix:

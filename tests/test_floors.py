@@ -33,6 +33,7 @@ FLOORS = {
     "construct": 4.2,
     "checks": 4.3,
     "algebra": 5.0,
+    "linalg_toeplitz": 5.05,
     "linalg": 5.1,
     "nn": 5.2,
     "testing": 5.3,

@@ -2,7 +2,8 @@
 type."""
 
 from structmat.algebra import basic as _basic
+from structmat.algebra import toeplitz as _toeplitz
 
-del _basic
+del _basic, _toeplitz
 
 __all__: list[str] = []

@@ -5,16 +5,12 @@ from typing import Any
 import torch
 
 from structmat.dispatch import lookup, rule
-from structmat.functional import toeplitz as ft
 from structmat.lazy import Scaled
-from structmat.matrix import Matrix, add, scaled
-from structmat.types.circulant import Circulant
+from structmat.matrix import Matrix, scaled
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
 from structmat.types.householder import HouseholderProduct, identity_minus
 from structmat.types.low_rank import LowRank
-from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
-from structmat.types.toeplitz_family import ToeplitzFamily
 
 __all__: list[str] = []
 
@@ -27,15 +23,6 @@ def _lazily(verb: str, a: Matrix, b: Matrix) -> Matrix:
 def _as(matrix: Matrix, other: Identity) -> Matrix:
     """The matrix, in the dtype the product with this identity promotes to."""
     return matrix if other.dtype is None or other.dtype == matrix.dtype else matrix.to(other.dtype)
-
-
-# -- conversions --------------------------------------------------------------------------------------------------
-
-
-@rule("toeplitz", Circulant)
-def _circulant_as_toeplitz(a: Circulant) -> Matrix:
-    """The same entries, each wrapped diagonal stored on its own."""
-    return Toeplitz(ft.fold(a.column, a.f), a.column.shape[-1])
 
 
 # -- products -----------------------------------------------------------------------------------------------------
@@ -105,66 +92,6 @@ def _diagonal_plus_identity(a: Diagonal, b: Identity) -> Matrix:
 def _identity_plus_diagonal(a: Identity, b: Diagonal) -> Matrix:
     """Diagonal."""
     return _diagonal_plus_identity(b, a)
-
-
-@rule("add", ToeplitzFamily, Circulant)
-def _toeplitz_plus_circulant(a: ToeplitzFamily, b: Circulant) -> Matrix:
-    """Toeplitz: the diagonals add."""
-    return add(a, _circulant_as_toeplitz(b))
-
-
-@rule("add", Circulant, ToeplitzFamily)
-def _circulant_plus_toeplitz(a: Circulant, b: ToeplitzFamily) -> Matrix:
-    """Toeplitz: the diagonals add."""
-    return add(_circulant_as_toeplitz(a), b)
-
-
-def _shift(a: Matrix, s: Any) -> Matrix:
-    """A + s I for types that contain the identity: one entry grows."""
-    if isinstance(a, Circulant):
-        grown = torch.nn.functional.pad(_flat(s, a.column)[..., None], (0, a.column.shape[-1] - 1))
-        return Circulant(a.column + grown, a.f)
-    if isinstance(a, SymmetricToeplitz):
-        return SymmetricToeplitz(
-            a.column + torch.nn.functional.pad(_flat(s, a.column)[..., None], (0, a.column.shape[-1] - 1))
-        )
-    n = a.shape[-1]
-    assert isinstance(a, Toeplitz)
-    return Toeplitz(a.diagonals + torch.nn.functional.pad(_flat(s, a.diagonals)[..., None], (n - 1, n - 1)), n)
-
-
-def _flat(s: Any, like: torch.Tensor) -> torch.Tensor:
-    if isinstance(s, torch.Tensor):
-        return s[..., 0, 0] if s.ndim else s
-    dtype = torch.promote_types(like.dtype, torch.complex64) if isinstance(s, complex) else like.dtype
-    return torch.as_tensor(s, dtype=dtype, device=like.device)
-
-
-def _shifted_rules(kind: type[Matrix]) -> None:
-    @rule("add", kind, Identity)
-    def plus_identity(a: Matrix, b: Identity) -> Matrix:
-        """The same type: the main diagonal grows by one."""
-        return _as(_shift(a, 1), b)
-
-    @rule("add", Identity, kind)
-    def identity_plus(a: Identity, b: Matrix) -> Matrix:
-        """The same type: the main diagonal grows by one."""
-        return _as(_shift(b, 1), a)
-
-    @rule("add", kind, Scaled)
-    def plus_scaled(a: Matrix, b: Scaled) -> Matrix:
-        """The same type for s I; else lazy."""
-        inner = b.matrix
-        return _as(_shift(a, b.scale), inner) if isinstance(inner, Identity) else _lazily("add", a, b)
-
-    @rule("add", Scaled, kind)
-    def scaled_plus(a: Scaled, b: Matrix) -> Matrix:
-        """The same type for s I; else lazy."""
-        return plus_scaled(b, a) if isinstance(a.matrix, Identity) else _lazily("add", a, b)
-
-
-for _kind in (Circulant, Toeplitz, SymmetricToeplitz):
-    _shifted_rules(_kind)
 
 
 @rule("add", Identity, Scaled)

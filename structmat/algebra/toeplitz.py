@@ -1,0 +1,184 @@
+"""Rules between the Toeplitz, Hankel and circulant types, the identity and its multiples, a verb a section."""
+
+from typing import Any
+
+import torch
+
+from structmat.dispatch import lookup, rule
+from structmat.functional import toeplitz as ft
+from structmat.lazy import Scaled
+from structmat.matrix import Matrix, add, matmul, scaled
+from structmat.types.circulant import Circulant
+from structmat.types.diagonal import Diagonal, Identity
+from structmat.types.hankel import Hankel
+from structmat.types.hermitian_toeplitz import HermitianToeplitz
+from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
+from structmat.types.toeplitz_family import ToeplitzFamily
+
+__all__: list[str] = []
+
+WITH_IDENTITY: tuple[type[Matrix], ...] = (Circulant, Toeplitz, SymmetricToeplitz, HermitianToeplitz)  # they contain it
+
+
+def _lazily(verb: str, a: Matrix, b: Matrix) -> Matrix:
+    result: Matrix = lookup(verb, Matrix, Matrix)(a, b)  # type: ignore[misc]
+    return result
+
+
+def _as(matrix: Matrix, other: Identity) -> Matrix:
+    """The matrix, in the dtype the result with this identity promotes to."""
+    return matrix if other.dtype is None or other.dtype == matrix.dtype else matrix.to(other.dtype)
+
+
+def constant_of(a: Diagonal) -> torch.Tensor | None:
+    """s, of shape ``(*batch, 1, 1)``, if the diagonal is s I by its layout: one number, or one number expanded.
+
+    Read from strides, never from values: ``Diagonal(s.expand(n))``.
+    """
+    entries = a.entries
+    constant = entries.shape[-1] == 1 or (entries.shape[-1] > 1 and entries.stride(-1) == 0)
+    return entries[..., :1, None] if constant else None
+
+
+# -- conversions --------------------------------------------------------------------------------------------------
+
+
+@rule("toeplitz", Circulant)
+def _circulant_as_toeplitz(a: Circulant) -> Matrix:
+    """The same entries, each wrapped diagonal stored on its own."""
+    return Toeplitz(ft.fold(a.column, a.f), a.column.shape[-1])
+
+
+# -- products -----------------------------------------------------------------------------------------------------
+
+
+@rule("matmul", Hankel, Hankel)
+def _hankel_product(a: Hankel, b: Hankel) -> Matrix:
+    """The product of two Toeplitz matrices: ``T_a J T_b J``, and J T_b J reverses the diagonals of T_b."""
+    return matmul(Toeplitz(a.antidiagonals, a.columns), Toeplitz(b.antidiagonals.flip(-1), b.columns))
+
+
+def _multiple_rules(kind: type[Matrix]) -> None:
+    """Products with s I, which scale: closed in every type here."""
+
+    @rule("matmul", kind, Scaled)
+    def times_scaled(a: Matrix, b: Scaled) -> Matrix:
+        """The same type for s I; else lazy."""
+        inner = b.matrix
+        return scaled(_as(a, inner), b.scale) if isinstance(inner, Identity) else _lazily("matmul", a, b)
+
+    @rule("matmul", Scaled, kind)
+    def scaled_times(a: Scaled, b: Matrix) -> Matrix:
+        """The same type for s I; else lazy."""
+        inner = a.matrix
+        return scaled(_as(b, inner), a.scale) if isinstance(inner, Identity) else _lazily("matmul", a, b)
+
+    @rule("matmul", kind, Diagonal)
+    def times_diagonal(a: Matrix, b: Diagonal) -> Matrix:
+        """The same type for a diagonal of one expanded number; else lazy."""
+        s = constant_of(b)
+        return _lazily("matmul", a, b) if s is None else scaled(a, s)
+
+    @rule("matmul", Diagonal, kind)
+    def diagonal_times(a: Diagonal, b: Matrix) -> Matrix:
+        """The same type for a diagonal of one expanded number; else lazy."""
+        s = constant_of(a)
+        return _lazily("matmul", a, b) if s is None else scaled(b, s)
+
+
+for _kind in (*WITH_IDENTITY, Hankel):
+    _multiple_rules(_kind)
+
+
+# -- sums ---------------------------------------------------------------------------------------------------------
+
+
+@rule("add", ToeplitzFamily, Circulant)
+def _toeplitz_plus_circulant(a: ToeplitzFamily, b: Circulant) -> Matrix:
+    """Toeplitz: the diagonals add."""
+    return add(a, _circulant_as_toeplitz(b))
+
+
+@rule("add", Circulant, ToeplitzFamily)
+def _circulant_plus_toeplitz(a: Circulant, b: ToeplitzFamily) -> Matrix:
+    """Toeplitz: the diagonals add."""
+    return add(_circulant_as_toeplitz(a), b)
+
+
+@rule("add", HermitianToeplitz, SymmetricToeplitz)
+def _hermitian_plus_symmetric(a: HermitianToeplitz, b: SymmetricToeplitz) -> Matrix:
+    """HermitianToeplitz with a real symmetric one; SymmetricToeplitz if the Hermitian one is real; else Toeplitz."""
+    if not b.column.is_complex():
+        return HermitianToeplitz(a.column + b.column)
+    if not a.column.is_complex():
+        return SymmetricToeplitz(a.column + b.column)
+    return Toeplitz(a._diagonals() + b._diagonals(), int(a.shape[-1]))
+
+
+@rule("add", SymmetricToeplitz, HermitianToeplitz)
+def _symmetric_plus_hermitian(a: SymmetricToeplitz, b: HermitianToeplitz) -> Matrix:
+    """As the other way round."""
+    return _hermitian_plus_symmetric(b, a)
+
+
+def _shift(a: Matrix, s: Any) -> Matrix:
+    """A + s I for types that contain the identity: one entry grows."""
+    if isinstance(a, HermitianToeplitz):
+        if s.is_complex() if isinstance(s, torch.Tensor) else isinstance(s, complex):
+            return _shift(Toeplitz(a._diagonals(), int(a.shape[-1])), s)
+        return HermitianToeplitz(a.column + _padded(s, a.column, 0, a.column.shape[-1] - 1))
+    if isinstance(a, Circulant):
+        return Circulant(a.column + _padded(s, a.column, 0, a.column.shape[-1] - 1), a.f)
+    if isinstance(a, SymmetricToeplitz):
+        return SymmetricToeplitz(a.column + _padded(s, a.column, 0, a.column.shape[-1] - 1))
+    assert isinstance(a, Toeplitz)
+    n = int(a.shape[-1])
+    return Toeplitz(a.diagonals + _padded(s, a.diagonals, n - 1, n - 1), n)
+
+
+def _padded(s: Any, like: torch.Tensor, before: int, behind: int) -> torch.Tensor:
+    """s (a number, or a tensor of shape () or ``(*batch, 1, 1)``) with zeros around it."""
+    if isinstance(s, torch.Tensor):
+        flat = s[..., 0, 0] if s.ndim else s
+    else:
+        dtype = torch.promote_types(like.dtype, torch.complex64) if isinstance(s, complex) else like.dtype
+        flat = torch.as_tensor(s, dtype=dtype, device=like.device)
+    return torch.nn.functional.pad(flat[..., None], (before, behind))
+
+
+def _shifted_rules(kind: type[Matrix]) -> None:
+    @rule("add", kind, Identity)
+    def plus_identity(a: Matrix, b: Identity) -> Matrix:
+        """The same type: the main diagonal grows by one."""
+        return _as(_shift(a, 1), b)
+
+    @rule("add", Identity, kind)
+    def identity_plus(a: Identity, b: Matrix) -> Matrix:
+        """The same type: the main diagonal grows by one."""
+        return _as(_shift(b, 1), a)
+
+    @rule("add", kind, Scaled)
+    def plus_scaled(a: Matrix, b: Scaled) -> Matrix:
+        """The same type for s I (HermitianToeplitz: Toeplitz for a complex s); else lazy."""
+        inner = b.matrix
+        return _as(_shift(a, b.scale), inner) if isinstance(inner, Identity) else _lazily("add", a, b)
+
+    @rule("add", Scaled, kind)
+    def scaled_plus(a: Scaled, b: Matrix) -> Matrix:
+        """The same type for s I (HermitianToeplitz: Toeplitz for a complex s); else lazy."""
+        return plus_scaled(b, a) if isinstance(a.matrix, Identity) else _lazily("add", a, b)
+
+    @rule("add", kind, Diagonal)
+    def plus_diagonal(a: Matrix, b: Diagonal) -> Matrix:
+        """The same type for a diagonal of one expanded number; else lazy."""
+        s = constant_of(b)
+        return _lazily("add", a, b) if s is None else _shift(a, s)
+
+    @rule("add", Diagonal, kind)
+    def diagonal_plus(a: Diagonal, b: Matrix) -> Matrix:
+        """The same type for a diagonal of one expanded number; else lazy."""
+        return plus_diagonal(b, a) if constant_of(a) is not None else _lazily("add", a, b)
+
+
+for _kind in WITH_IDENTITY:
+    _shifted_rules(_kind)
