@@ -21,6 +21,7 @@ from structmat.matrix import Matrix, allclose
 from structmat.types.circulant import Circulant
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
+from structmat.types.givens import GivensProduct
 from structmat.types.hankel import Hankel
 from structmat.types.hermitian_toeplitz import HermitianToeplitz
 from structmat.types.householder import HouseholderProduct
@@ -40,6 +41,7 @@ __all__ = [
     "DeviceError",
     "Diagonal",
     "DtypeError",
+    "GivensProduct",
     "Hankel",
     "HermitianToeplitz",
     "HouseholderProduct",

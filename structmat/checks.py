@@ -97,13 +97,17 @@ def _eps(a: Matrix | torch.Tensor) -> float:
 
 
 def operations(a: Matrix | torch.Tensor) -> float:
-    """How many orthogonal factors were multiplied: reflectors, or what a dense QR costs in accuracy, (log2 n)^2 / 4.
+    """How many orthogonal factors were multiplied: reflectors, layers, or what a dense QR costs in accuracy,
+    (log2 n)^2 / 4.
 
     At least 1: forming the product rounds once more.
     """
     vectors = getattr(a, "vectors", None)
     if vectors is not None:
         return max(1.0, float(vectors.shape[-2]))
+    layers = getattr(a, "layers", None)
+    if isinstance(layers, int):
+        return max(1.0, float(layers))
     factors = getattr(a, "factors", None)
     if isinstance(factors, tuple):
         return sum(operations(f) for f in factors) + len(factors)

@@ -2,8 +2,9 @@
 type."""
 
 from structmat.algebra import basic as _basic
+from structmat.algebra import orthogonal as _orthogonal
 from structmat.algebra import toeplitz as _toeplitz
 
-del _basic, _toeplitz
+del _basic, _orthogonal, _toeplitz
 
 __all__: list[str] = []

@@ -14,6 +14,7 @@ from structmat.claims import Claim
 from structmat.lazy import Inverse, Prepared, Product, Scaled, Slice, Sum
 from structmat.matrix import Matrix
 from structmat.testing.example import HALF, WIDE, Batch, Example, Factory, numbers
+from structmat.testing.examples_orthogonal import ORTHOGONAL
 from structmat.types.circulant import Circulant
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
@@ -201,7 +202,7 @@ def _lazy() -> list[Example]:
     ]
 
 
-EXAMPLES: tuple[Example, ...] = (*_basic(), *_toeplitz_like(), *_reflectors(), *_lazy())
+EXAMPLES: tuple[Example, ...] = (*_basic(), *_toeplitz_like(), *_reflectors(), *_lazy(), *ORTHOGONAL)
 
 
 def examples_of(kind: type[Matrix]) -> tuple[Example, ...]:
