@@ -11,6 +11,7 @@ import torch
 from structmat import checks
 from structmat import matrix as _matrix
 from structmat.construct import entries_of
+from structmat.functional.qr import householder_qr
 from structmat.linalg_toeplitz import (
     LevinsonDurbin,
     levinson_durbin,
@@ -21,6 +22,7 @@ from structmat.linalg_toeplitz import (
 from structmat.matrix import Matrix
 from structmat.solving import Options, SolveInfo
 from structmat.types.dense import Dense
+from structmat.types.householder import HouseholderProduct
 
 __all__ = [
     "LevinsonDurbin",
@@ -36,6 +38,7 @@ __all__ = [
     "matrix_rank",
     "norm",
     "pinv",
+    "qr",
     "slogdet",
     "solve",
     "solve_circulant",
@@ -74,14 +77,30 @@ def pinv(A: Any) -> Matrix:
     return result
 
 
-def lstsq(A: Any, b: Any) -> torch.Tensor:
+def qr(A: Any) -> tuple[HouseholderProduct, torch.Tensor]:
+    """``A = Q R``: Q ``(m, m)`` as the reflectors themselves, R ``(m, n)`` upper triangular (LAPACK's signs).
+
+    A is a tensor ``(*b, m, n)`` or a Matrix, which is formed. ``Q.linear``, ``Q.inv()``, ``Q.solve`` cost 4 k m flops a
+    vector, k = min(m, n), and Q stores k m numbers in place of m^2. Differentiable to any order where the columns of A
+    are linearly independent.
+
+    >>> Q, R = sm.linalg.qr(torch.tensor([[3.0, 1.0], [4.0, 2.0]], dtype=torch.float64))
+    >>> bool(torch.allclose(Q @ R, torch.tensor([[3.0, 1.0], [4.0, 2.0]], dtype=torch.float64)))
+    True
+    """
+    entries = _as(A).to_dense()
+    vectors, phases, r = householder_qr(entries)
+    return HouseholderProduct(vectors, phases), r
+
+
+def lstsq(A: Any, b: Any, *, return_info: bool = False, **options: Any) -> Any:
     """The x of least norm that minimises ``||A x - b||_2``; b ``(m,)`` or ``(..., m, k)``.
 
-    Applies ``pinv``: structured where that is, a dense SVD up to the dense limit elsewhere; singular values below
-    ``max(m, n) eps sigma_1`` count as zero.
+    Options as ``Matrix.lstsq``; with ``return_info`` also how it was solved. "auto": the pseudo-inverse where the type
+    has one and up to the dense limit (singular values below ``max(m, n) eps sigma_1`` count as zero), LSMR above it.
     """
-    result: torch.Tensor = _as(A).pinv() @ entries_of(b, "b")
-    return result
+    x, info = _as(A)._lstsq_info(entries_of(b, "b"), Options(**options))
+    return (x, info) if return_info else x
 
 
 def det(A: Any) -> torch.Tensor:

@@ -9,6 +9,7 @@ from structmat import backend, dispatch
 from structmat.claims import Claim, Claims
 from structmat.errors import NotStructuredError, ShapeError
 from structmat.functional import householder as fh
+from structmat.functional import qr
 from structmat.lazy import Prepared
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
@@ -217,6 +218,36 @@ class HouseholderProduct(Matrix):
             return cls(rows.to(dense.dtype))
         phases = torch.angle(1 - tau * squares)  # tau v^H v = 1 - exp(i phi)
         return cls(rows.to(dense.dtype), phases.to(backend.real_of(dense.dtype)))
+
+    @classmethod
+    def from_lapack(cls, a: torch.Tensor, tau: torch.Tensor) -> "HouseholderProduct":
+        """The Q of order m that ``torch.geqrf(A) -> (a, tau)`` left below the diagonal: a ``(*b, m, n)``, tau
+        ``(*b, k)``.
+
+        The reflectors are made exactly unitary: tau counts only as zero or not, and, for complex entries, as a phase.
+        """
+        if a.ndim < 2 or tau.ndim < 1 or tau.shape[-1] > min(a.shape[-2:]):
+            raise ShapeError(
+                f"HouseholderProduct.from_lapack: a {tuple(a.shape)} and tau {tuple(tau.shape)} do not fit; "
+                "torch.geqrf gives a (*b, m, n) and tau (*b, k) with k <= min(m, n)"
+            )
+        return cls(*qr.from_lapack(a, tau))
+
+    @classmethod
+    def orthonormal(cls, vectors: torch.Tensor) -> "HouseholderProduct":
+        """``I - 2 U U^H``, U an orthonormal basis of the span of the rows of ``vectors (*b, r, n)``, r <= n.
+
+        Reflections along orthonormal vectors commute: their product is the reflection at a subspace, symmetric, its
+        own inverse, of determinant ``(-1)^r``. Differentiable where the rows are linearly independent.
+        """
+        if vectors.ndim < 2 or vectors.shape[-2] > vectors.shape[-1]:
+            raise ShapeError(
+                f"HouseholderProduct.orthonormal: at most n vectors of length n are independent, got shape "
+                f"{tuple(vectors.shape)}"
+            )
+        wide = vectors.to(backend.compute_dtype(vectors.dtype))
+        basis = torch.linalg.qr(wide.mT)[0].mT
+        return cls(basis.to(vectors.dtype))
 
     @classmethod
     def random(
