@@ -88,14 +88,20 @@ class _Circle:
         gap = torch.complex(2 * math.sinh(stretch) * torch.cos(angle), 2 * math.cosh(stretch) * torch.sin(angle))
         self.table = torch.where(halves == 1, -1.0, 1.0) / gap
 
-    def block(self, left: torch.Tensor, right: torch.Tensor, rows: torch.Tensor, start: int) -> torch.Tensor:
+    def block(
+        self, left: torch.Tensor, right: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor | int
+    ) -> torch.Tensor:
         count, p, q = left.shape[0], left.shape[1], right.shape[1]
         turned = left * self.rows[rows][..., None]
-        product = turned @ (right * self.columns[start : start + q, None]).mT
-        if not q:
+        if isinstance(columns, torch.Tensor):
+            product = turned @ (right * self.columns[columns][..., None]).mT
+            product *= self.table[(self.n - 1 - rows)[..., None] + columns[:, None, :]]
             return product
-        windows = self.table.unfold(0, q, 1)  # window s holds the quotients of one row: i - j = n - 1 - s at its start
-        product *= windows.index_select(0, (self.n - 1 + start - rows).reshape(-1)).reshape(count, p, q)
+        product = turned @ (right * self.columns[columns : columns + q, None]).mT
+        if q:
+            windows = self.table.unfold(0, q, 1)  # window s holds the quotients of one row, from i - j = n - 1 - s on
+            places = (self.n - 1 + columns - rows).reshape(-1)
+            product *= windows.index_select(0, places).reshape(count, p, q)
         return product
 
 
