@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from structmat import backend, dispatch, solving
+from structmat import _iterative, _least_squares, backend, dispatch, solving
 from structmat._shell import as_operand, broadcast, check_pair, require_square
 from structmat._value import Value
 from structmat.errors import ShapeError, StructureError
@@ -24,7 +24,8 @@ class Verbs(Value):
     """The derived half of ``Matrix``; it uses ``shape``, ``linear``, ``transpose``, ``to_dense``, ``dtype``,
     ``device``."""
 
-    solve_methods: ClassVar[tuple[str, ...]] = ("auto", "dense")
+    solve_methods: ClassVar[tuple[str, ...]] = ("auto", "dense")  # those a type serves itself; the door adds Krylov's
+    lstsq_methods: ClassVar[tuple[str, ...]] = ("auto", "dense")
 
     if TYPE_CHECKING:  # what Matrix provides; at run time an annotation here would become a field
 
@@ -66,8 +67,13 @@ class Verbs(Value):
     ) -> torch.Tensor:
         """x with ``A x = b``; b is a vector only if 1-D, else ``(..., n, k)``.
 
+        ``method``: "auto", "dense" (n^2 memory), "cg" (positive definite), "minres" (Hermitian), "gmres", or one of
+        the type's own. "auto" is the type's own; where it has none, dense LU up to the dense limit, above it cg, minres
+        or gmres by the claims, and the next of them where one ends above ``tol``.
         ``tol``: the accepted backward error ``||b - A x|| / (sigma ||x|| + ||b||)``, by default 100 eps. With
         ``check`` the result is measured, and ``SolveError`` (with the error reached) raised in place of a wrong answer.
+        Iterative methods take a ``preconditioner`` (a Matrix near A^-1, applied by products), a ``start``,
+        ``max_steps`` (default 4 n + 100, 10,000 at most) and ``callback(step, worst backward error)``.
         """
         options = Options(method, tol, preconditioner, start, max_steps, callback, check)
         return self._solve_info(b, options)[0]
@@ -85,8 +91,9 @@ class Verbs(Value):
         if b.ndim == 0 or b.shape[-1 if b.ndim == 1 else -2] != n:
             raise ShapeError(f"{place}: b has shape {tuple(b.shape)}, the matrix has {n} rows")
         check_pair(self, b, place)
-        if options.method not in self.solve_methods:
-            legal = ", ".join(map(repr, self.solve_methods))
+        own = options.method in self.solve_methods
+        if not own and options.method not in _iterative.METHODS:
+            legal = ", ".join(map(repr, dict.fromkeys((*self.solve_methods, *_iterative.METHODS))))
             raise ValueError(f"{place}: unknown method {options.method!r}; legal methods are {legal}")
         if b.ndim > 2:
             broadcast(place, self.batch_shape, b.shape[:-2])
@@ -97,16 +104,16 @@ class Verbs(Value):
             )
             return none, SolveInfo("nothing", 0, None, ("there is no right-hand side",))
         rows = b[None, :] if b.ndim == 1 else b.mT
-        x, info = self._solve_rows(rows, options)
+        x, info = self._solve_rows(rows, options) if own else _iterative.solve_rows(self, rows, options)
         out = torch.promote_types(b.dtype, self.dtype) if self.dtype is not None else b.dtype
         x = x.to(out)
         return (x[..., 0, :] if b.ndim == 1 else x.mT), info
 
     def _solve_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
         """x with ``x A^T = y`` for rows ``(..., k, n)``; types override it with their structured solve."""
+        if options.method == "auto" and not self._is_small():
+            return _iterative.solve_rows(self, y, options)
         options.refuse_iterative(f"{self!r}.solve", "dense")
-        if options.method == "auto":
-            self._require_small("solve")
         x = solving.dense_solve_rows(self, y)
         return x, self._checked(x, y, "dense", 1, options, ("dense LU",))
 
@@ -125,8 +132,13 @@ class Verbs(Value):
         return SolveInfo(method, steps, eta, tuple(reasons))
 
     def _norm_bound(self) -> torch.Tensor:
-        """An upper bound of ``||A||_2``, shape ``batch_shape``: Frobenius unless a type knows better."""
-        return self.norm()
+        """An upper bound of ``||A||_2``, shape ``batch_shape``: Frobenius unless a type knows better. Above the dense
+        limit, where a type has no norm of its own, the estimate from below of ``solving.norm_estimate``: a backward
+        error is then overstated, never understated."""
+        if self._is_small() or type(self).norm is not Verbs.norm:
+            return self.norm()
+        with torch.no_grad():
+            return solving.norm_estimate(self)
 
     def factor(self, method: str = "auto") -> Factorisation:
         """What is worth keeping for several solves with this matrix; differentiable and picklable."""
@@ -137,8 +149,8 @@ class Verbs(Value):
         return self._factor(method)
 
     def _factor(self, method: str) -> Factorisation:
-        if method == "auto":
-            self._require_small("factor")
+        if method == "auto" and not self._is_small():
+            return Factorisation(self, _iterative.suited(self)[0][0])  # iterations keep nothing but the matrix
         return DenseFactorisation.of(self)
 
     def prepare(self) -> Any:
@@ -151,6 +163,67 @@ class Verbs(Value):
         dense = self._wide_dense()
         cut = max(dense.shape[-2:]) * torch.finfo(dense.dtype).eps
         return dispatch.call("wrap", torch.linalg.pinv(dense, rtol=cut).to(self.dtype or dense.dtype))
+
+    def lstsq(
+        self,
+        b: Any,
+        *,
+        method: str = "auto",
+        tol: float | None = None,
+        preconditioner: Any = None,
+        start: torch.Tensor | None = None,
+        max_steps: int | None = None,
+        callback: Callable[[int, float], None] | None = None,
+        check: bool = True,
+    ) -> torch.Tensor:
+        """The x of least norm that minimises ``||A x - b||_2``; b a vector ``(m,)`` or ``(..., m, k)``.
+
+        ``method``: "auto", "dense", "lsmr", "cgls", or one of the type's own. "auto" applies ``pinv`` where the type
+        has one and up to the dense limit (singular values below ``max(m, n) eps sigma_1`` count as zero), and is LSMR
+        above it. The preconditioner is a Matrix of order ``min(m, n)`` near ``(A^H A)^-1``, or ``(A A^H)^-1`` for a
+        wide A; the other options are those of ``solve``. Derivatives above the dense limit assume full rank.
+        """
+        options = Options(method, tol, preconditioner, start, max_steps, callback, check)
+        return self._lstsq_info(b, options)[0]
+
+    def _lstsq_info(self, b: Any, options: Options) -> tuple[torch.Tensor, SolveInfo]:
+        """The checked door: any b, columns in, columns out."""
+        place = f"{self!r}.lstsq(b)"
+        m, n = (int(s) for s in self.shape[-2:])
+        b = as_operand(b, self.dtype, self.device, place)
+        if b.ndim == 0 or b.shape[-1 if b.ndim == 1 else -2] != m:
+            raise ShapeError(f"{place}: b has shape {tuple(b.shape)}, the matrix has {m} rows")
+        check_pair(self, b, place)
+        own = options.method in self.lstsq_methods
+        if not own and options.method not in _least_squares.METHODS:
+            legal = ", ".join(map(repr, dict.fromkeys((*self.lstsq_methods, *_least_squares.METHODS))))
+            raise ValueError(f"{place}: unknown method {options.method!r}; legal methods are {legal}")
+        if b.ndim > 2:
+            broadcast(place, self.batch_shape, b.shape[:-2])
+        rows = b[None, :] if b.ndim == 1 else b.mT
+        out = torch.promote_types(b.dtype, self.dtype) if self.dtype is not None else b.dtype
+        if 0 in rows.shape or 0 in (m, n):
+            lead = torch.broadcast_shapes(self.batch_shape, rows.shape[:-2])
+            x = torch.zeros(*lead, rows.shape[-2], n, dtype=out, device=b.device)
+            info = SolveInfo("nothing", 0, None, ("there is nothing to fit",))
+        else:
+            x, info = self._lstsq_rows(rows, options) if own else _least_squares.lstsq_rows(self, rows, options)
+        x = x.to(out)
+        return (x[..., 0, :] if b.ndim == 1 else x.mT), info
+
+    def _lstsq_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
+        """Least squares for rows ``(..., k, m)``; types override it with their structured method."""
+        if options.method == "auto" and not (self._is_small() or self._has_pinv()):
+            return _least_squares.lstsq_rows(self, y, options)
+        options.refuse_iterative(f"{self!r}.lstsq", "pinv")
+        if options.method == "dense":
+            wide = dispatch.call("wrap", self._wide_dense())
+            return wide.pinv().linear(y.to(wide.dtype)), SolveInfo("dense", 1, None, ("SVD of the dense matrix",))
+        return self.pinv().linear(y), SolveInfo("pinv", 1, None, ("the pseudo-inverse of the type",))
+
+    def _has_pinv(self) -> bool:
+        """Whether ``pinv`` has a structured form at any size."""
+        return type(self).pinv is not Verbs.pinv
 
     # -- determinants ---------------------------------------------------------------------------------------------
 
@@ -224,14 +297,21 @@ class Verbs(Value):
         if verb == "linear":
             return backend.Plan("reference", f"{type(self).__name__} has one way to multiply")
         if verb == "solve":
+            if not self._is_small():
+                method, reason = _iterative.suited(self)
+                return backend.Plan(method[0], f"{type(self).__name__} has no structured solve; {reason}")
             return backend.Plan(
                 "dense", f"{type(self).__name__} has no structured solve", 2 / 3 * n**3 + 2.0 * n * n * columns
             )
         raise ValueError(f"explain({verb!r}, ...): legal verbs are 'linear' and 'solve'")
 
+    def _is_small(self) -> bool:
+        """Whether an array of all entries may be formed."""
+        return max(self.shape[-2:]) <= backend.dense_limit(self.device or "cpu")
+
     def _require_small(self, verb: str) -> None:
-        order, most = max(self.shape[-2:]), backend.dense_limit(self.device or "cpu")
-        if order > most:
+        if not self._is_small():
+            order, most = max(self.shape[-2:]), backend.dense_limit(self.device or "cpu")
             name, other = type(self).__name__, 'method="dense" or ' if verb in ("solve", "factor") else ""
             raise StructureError(
                 f"{self!r}.{verb}: {name} has no structured form of it, and order {order} is above "

@@ -10,6 +10,7 @@ import torch
 
 from structmat import checks
 from structmat import matrix as _matrix
+from structmat._progress import ProgressBar
 from structmat.construct import entries_of
 from structmat.functional.qr import householder_qr
 from structmat.linalg_toeplitz import (
@@ -101,6 +102,17 @@ def lstsq(A: Any, b: Any, *, return_info: bool = False, **options: Any) -> Any:
     """
     x, info = _as(A)._lstsq_info(entries_of(b, "b"), Options(**options))
     return (x, info) if return_info else x
+
+
+def progress_bar(description: str = "solve", tol: float = 2e-14, **options: Any) -> ProgressBar:
+    """A callback for ``solve`` and ``lstsq`` that draws a progress bar: the digits reached, of those of ``tol``.
+
+    Needs tqdm (``pip install 'structmat[progress]'``), whose constructor takes the other options.
+
+    >>> with sm.linalg.progress_bar("CG", tol=1e-6, disable=True) as bar:
+    ...     x = sm.toeplitz([2.0, 1.0]).solve(torch.ones(2, dtype=torch.float64), method="cg", callback=bar)
+    """
+    return ProgressBar(description, tol, **options)
 
 
 def det(A: Any) -> torch.Tensor:

@@ -25,13 +25,15 @@ from structmat.functional.krylov.common import (
 
 __all__ = ["gmres", "restart_length"]
 
-_NUMBERS = 2**25  # the basis holds no more than this many numbers, unless 20 vectors do
+_NUMBERS, _MORE = 2**22, 2**25  # the basis: up to 400 vectors in so many numbers, up to 100 in so many, never below 20
 _STALLED = 0.999  # a whole cycle that gains less than this factor ends the run
 
 
 def restart_length(rows: int, n: int) -> int:
-    """How many vectors a cycle keeps: 100, fewer where the basis would exceed 2^25 numbers, at least 20."""
-    return max(1, min(n, max(20, min(100, _NUMBERS // max(1, rows * n)))))
+    """How many vectors a cycle keeps: 400 while they are 2^22 numbers or less, 100 while they are 2^25 or less, at
+    least 20, never more than n."""
+    each = max(1, rows * n)
+    return max(1, min(n, max(20, min(100, _MORE // each), min(400, _NUMBERS // each))))
 
 
 def gmres(
