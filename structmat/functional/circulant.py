@@ -1,17 +1,33 @@
-"""Eigenvalues, solves and inverses of f-circulants, f != 0, by the scaled Fourier transform that diagonalises them.
+"""Eigenvalues, solves, inverses and functions of f-circulants by the scaled Fourier transform that diagonalises them.
 
-``Z_f(v) = D^{-1} F^{-1} diag(lam) F D`` with ``lam = fft(D v)``, ``D = diag(d^k)``, ``d = f^{1/n}`` (principal root).
-The condition number of D, and with it the loss of accuracy, is at most ``max(|f|, 1/|f|)``.
+``Z_f(v) = D^{-1} F^{-1} diag(lam) F D`` with ``lam = fft(D v)``, ``D = diag(d^k)``, ``d = f^{1/n}`` (principal root),
+for f != 0. The condition number of D, and with it the loss of accuracy, is at most ``max(|f|, 1/|f|)``; where that is
+more than 4, float32 is carried out in float64. f = 0 is a triangular Toeplitz matrix, whose inverse is a power series.
 Source: P. J. Davis, Circulant Matrices, 1979, section 3.2; R. E. Cline, R. J. Plemmons, G. Worm, 1974 (general f).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from structmat import backend
+from structmat.functional import fourier
+from structmat.functional import toeplitz as ft
 
-__all__ = ["divide_rows", "eigenvalues", "from_eigenvalues", "slogdet", "twist"]
+__all__ = [
+    "divide_rows",
+    "eigenvalues",
+    "from_eigenvalues",
+    "function_of",
+    "nearest_column",
+    "pairs",
+    "series_error",
+    "series_inverse",
+    "slogdet",
+    "spectrum_of_phases",
+    "twist",
+]
 
 
 def twist(n: int, f: complex, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
@@ -31,11 +47,18 @@ def _apply(d: torch.Tensor | None, v: torch.Tensor) -> torch.Tensor:
     return v if d is None else d * v
 
 
+def _working(dtype: torch.dtype, f: complex) -> torch.dtype:
+    """The dtype computed in: double precision where D costs more than two bits."""
+    wide = backend.compute_dtype(dtype)
+    return wide if 0.25 <= abs(f) <= 4 else torch.promote_types(wide, torch.float64)
+
+
 def eigenvalues(v: torch.Tensor, f: complex) -> torch.Tensor:
     """``lam = fft(D v)``, complex ``(*b, n)``, in FFT order; half and bfloat16 in float32."""
-    wide = v.to(backend.compute_dtype(v.dtype))
+    wide = v.to(_working(v.dtype, f))
     with backend.full_precision(v.device):
-        return torch.fft.fft(_apply(twist(v.shape[-1], f, wide.dtype, v.device), wide))
+        lam = torch.fft.fft(_apply(twist(v.shape[-1], f, wide.dtype, v.device), wide))
+    return lam.to(backend.complex_of(backend.compute_dtype(v.dtype)))
 
 
 def from_eigenvalues(lam: torch.Tensor, f: complex, real: bool) -> torch.Tensor:
@@ -46,38 +69,123 @@ def from_eigenvalues(lam: torch.Tensor, f: complex, real: bool) -> torch.Tensor:
     return v.real.contiguous() if real else v
 
 
+def _is_real(v: torch.Tensor, f: complex) -> bool:
+    return not (v.is_complex() or isinstance(f, complex))
+
+
 def divide_rows(v: torch.Tensor, y: torch.Tensor, f: complex) -> torch.Tensor:
     """Rows x with ``Z_f(v) x = y``: division by the eigenvalues between two transforms; y ``(..., n)``, v ``(*b,
     n)``."""
-    real = not (v.is_complex() or y.is_complex() or isinstance(f, complex))
-    lam = eigenvalues(v, f)
+    real = _is_real(v, f) and not y.is_complex()
+    out = backend.compute_dtype(torch.promote_types(v.dtype, y.dtype))
+    dtype = _working(out, f)
+    lam = eigenvalues(v.to(torch.promote_types(v.dtype, backend.real_of(dtype))), f)
     lam = lam if lam.ndim == 1 or y.ndim == 1 else lam[..., None, :]
-    wide = y.to(backend.compute_dtype(y.dtype))
+    wide = y.to(torch.promote_types(y.dtype, backend.real_of(dtype)))
     d = twist(v.shape[-1], f, wide.dtype, v.device)
     with backend.full_precision(y.device):
         x = torch.fft.ifft(torch.fft.fft(_apply(d, wide)) / lam)
         x = x if d is None else x / d
-    return x.real.contiguous() if real else x
+    return x.real.contiguous().to(out) if real else x.to(backend.complex_of(out))
 
 
 def slogdet(v: torch.Tensor, f: complex) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sign and ``log|det| = sum log|lam|``. Real v and f = +-1: the sign is that of the real eigenvalues, exactly
-    +-1."""
+    """Sign and ``log|det| = sum log|lam|``. Real v and f: the sign is that of the real eigenvalues, exactly +-1."""
     lam = eigenvalues(v, f)
     logabs = torch.log(lam.abs()).sum(-1)
-    if v.is_complex() or isinstance(f, complex):
+    if not _is_real(v, f):
         return torch.prod(torch.sgn(lam), -1), logabs
-    n = v.shape[-1]
-    real_ones = _real_positions(n, f)  # the other eigenvalues come in conjugate pairs, whose product is positive
     sign = torch.ones_like(logabs)
-    for k in real_ones:
+    for k in pairs(v.shape[-1], f)[0]:  # the other eigenvalues come in conjugate pairs, whose product is positive
         sign = sign * torch.sgn(lam[..., k].real)
     return sign, logabs
 
 
-def _real_positions(n: int, f: complex) -> tuple[int, ...]:
-    """Which eigenvalues of a real f-circulant, real f, are real: those whose node ``d w^-k`` is."""
-    positive = not isinstance(f, complex) and f > 0
-    if positive:
-        return (0, n // 2) if n % 2 == 0 else (0,)
-    return ((n + 1) // 2 % n,) if n % 2 == 1 else ()
+# -- conjugate pairs, and functions of real matrices --------------------------------------------------------------
+
+
+def pairs(n: int, f: complex) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Where the eigenvalues of a real f-circulant, f real and not 0, are real, and where its conjugate pairs are.
+
+    The node of eigenvalue k is ``d w^-k``: for f > 0 the conjugate of k is -k mod n, for f < 0 it is 1 - k mod n.
+    Returns the positions of the real ones, those of one of each pair, and those of their conjugates.
+    """
+    if f.real > 0:
+        alone: tuple[int, ...] = (0, n // 2) if n % 2 == 0 else (0,)
+        first = tuple(range(1, (n + 1) // 2))
+        return alone, first, tuple(n - k for k in first)
+    alone = ((n + 1) // 2 % n,) if n % 2 == 1 else ()
+    first = tuple(range(1, n // 2 + 1))
+    return alone, first, tuple((1 - k) % n for k in first)
+
+
+def _assembled(alone: torch.Tensor, first: torch.Tensor, f: complex) -> torch.Tensor:
+    """The spectrum, in FFT order, out of what stands at the real positions and at one of each conjugate pair."""
+    size = alone.shape[-1] + 2 * first.shape[-1]
+    joined = torch.cat((alone.to(first.dtype), first, first.conj()), -1)
+    place = [k for part in pairs(size, f) for k in part]
+    order = sorted(range(size), key=place.__getitem__)
+    return joined[..., torch.tensor(order, device=first.device, dtype=torch.long)]
+
+
+def function_of(v: torch.Tensor, f: complex, g: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """First column of ``g(Z_f(v))``: g at the eigenvalues.
+
+    Real v and f: g is asked for the real eigenvalues and for one of each conjugate pair, and the result is real (what
+    g makes imaginary of a real eigenvalue is dropped).
+    """
+    lam = eigenvalues(v, f)
+    if not _is_real(v, f):
+        return from_eigenvalues(g(lam), f, real=False)
+    alone, first, _ = (torch.tensor(p, dtype=torch.long, device=v.device) for p in pairs(v.shape[-1], f))
+    return from_eigenvalues(_assembled(g(lam[..., alone]), g(lam[..., first]), f), f, real=True)
+
+
+def spectrum_of_phases(angles: torch.Tensor, signs: tuple[int, ...], f: complex) -> torch.Tensor:
+    """The eigenvalues of a real orthogonal f-circulant, f = 1 or -1: ``signs`` at the real positions, ``exp(i angle)``
+    at one of each pair; complex ``(*b, 2 p + len(signs))`` for angles ``(*b, p)``."""
+    wide = angles.to(backend.compute_dtype(angles.dtype))
+    first = torch.polar(torch.ones_like(wide), wide)
+    alone = torch.tensor(signs, dtype=first.dtype, device=first.device).expand(*first.shape[:-1], len(signs))
+    return _assembled(alone, first, f)
+
+
+def nearest_column(dense: torch.Tensor, f: complex) -> torch.Tensor:
+    """First column of the f-circulant nearest in the Frobenius norm: ``v_k`` is the weighted mean of the diagonals k
+    and k - n, ``(s_k + conj(f) s_{k-n}) / ((n - k) + k |f|^2)`` with their sums s."""
+    n = dense.shape[-1]
+    sums = ft.diagonal_sums(dense)
+    k = torch.arange(n, device=dense.device, dtype=backend.real_of(dense.dtype))
+    wrapped = torch.cat((torch.zeros_like(sums[..., :1]), sums[..., : n - 1]), -1)
+    weight = f.conjugate() if isinstance(f, complex) else f
+    return (sums[..., n - 1 :] + weight * wrapped) / ((n - k) + k * abs(f) ** 2)
+
+
+# -- f = 0 --------------------------------------------------------------------------------------------------------
+
+
+def series_inverse(v: torch.Tensor) -> torch.Tensor:
+    """First column w of the inverse of the lower triangular Toeplitz matrix of v: ``v w = 1 mod x^n`` as power series.
+
+    Newton's iteration ``w <- w (2 - v w)``, the length doubling: O(n log n). Where the inverse grows exponentially the
+    result overflows or loses accuracy: the caller must look. Source: M. Sieveking, 1972; H. T. Kung, 1974.
+    """
+    wide = v.to(backend.compute_dtype(v.dtype))
+    n = int(v.shape[-1])
+    w = 1 / wide[..., :1]
+    while w.shape[-1] < n:
+        size = min(2 * int(w.shape[-1]), n)
+        head = wide[..., :size]
+        geometry = fourier.Geometry(fourier.good_length(size + int(w.shape[-1]) - 1), 0, size, int(w.shape[-1]), size)
+        product = fourier.convolve(head, w, geometry)
+        rest = torch.cat((2 - product[..., :1], -product[..., 1:]), -1)
+        w = fourier.convolve(rest, w, geometry)
+    return w
+
+
+def series_error(v: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """How far ``v w`` is from 1, over ``||v||_1 ||w||_2``, ``(*b,)``; detached."""
+    v, w = v.detach().to(w.dtype), w.detach()
+    unit = ft.circulant_product(v, w[..., None, :], 0)[..., 0, :]
+    gap = torch.cat((unit[..., :1] - 1, unit[..., 1:]), -1)
+    return torch.linalg.vector_norm(gap, dim=-1) / (v.abs().sum(-1) * torch.linalg.vector_norm(w, dim=-1))

@@ -1,28 +1,29 @@
 """f-circulant matrices: circulant for f = 1, skew-circulant for f = -1."""
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 
-from structmat import backend, dispatch
+from structmat import backend, dispatch, solving
 from structmat._nearest import distance_check
 from structmat.claims import Claim, Claims
 from structmat.errors import SolveError, StructureError
 from structmat.functional import circulant as fc
-from structmat.functional import fourier
 from structmat.functional import toeplitz as ft
-from structmat.lazy import Prepared, Product
+from structmat.lazy import Product
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
+from structmat.types.circulant_family import CirculantFamily
 
 __all__ = ["Circulant"]
 
-_FAR = 1e8  # beyond this |f| (or below its inverse) the scaling D would cost all digits of float32
+_FAR = 1e8  # beyond this |f|, or below its inverse, the scaling D costs half the digits of float64
+Solver = Callable[[torch.Tensor], torch.Tensor]
 
 
-class Circulant(Matrix):
+class Circulant(CirculantFamily):
     """``A[i, j] = column[i - j]`` for i >= j, ``f column[n + i - j]`` above the diagonal: ``sum_k column_k Z_f^k``.
 
     Stores:   column (*batch, n), real or complex; f, a number (static): 1 circulant, -1 skew-circulant, 0 lower
@@ -30,12 +31,14 @@ class Circulant(Matrix):
     Shape:    (*batch, n, n).      Claims: displacement rank 1 where e or f of the pair is f, else 2.
     Cost:     linear three FFTs of length n a row (f = 1 and n smooth), else of 2n; solve, inv, det, eigvals n log n;
               n memory.
-              Accuracy of solve, inv, det and eigvals falls with max(|f|, 1/|f|); f = 0 and |f| outside [1e-8, 1e8]
-              solve as Toeplitz.
-    Closed:   X @ X, X + X (one f), s X, inv, transpose (f != 0; f = 0 becomes a Toeplitz), X * X; |f| = 1: pinv.
+              Accuracy of inv, det, eigvals and functions falls with max(|f|, 1/|f|). solve divides by the eigenvalues
+              for |f| in [1e-8, 1e8] and by a power series for smaller |f| (f = 0 is triangular), refines where
+              |f| != 1, and goes on to the methods of a Toeplitz matrix (GKO among them) where the backward error stays
+              above its limit, and for every |f| > 1e8; SolveInfo says which it was.
+    Closed:   X @ X, X + X (one f), s X, inv, transpose (f != 0; f = 0 becomes a Toeplitz), X * X, sqrt, functions; |f|
+              = 1: pinv.
     Raises:   SolveError if an eigenvalue is zero to working precision; StructureError for svdvals, pinv with |f| != 1
-              above
-              the dense limit.
+              above the dense limit.
     Example:
         >>> sm.Circulant(torch.tensor([1.0, 2.0, 3.0])).to_dense()
         tensor([[1., 3., 2.],
@@ -62,80 +65,168 @@ class Circulant(Matrix):
     def dtype(self) -> torch.dtype:
         return backend.complex_of(self.column.dtype) if isinstance(self.f, complex) else self.column.dtype
 
-    @property
-    def _n(self) -> int:
-        return int(self.column.shape[-1])
+    def _column(self) -> torch.Tensor:
+        return self.column
+
+    def _number(self) -> complex:
+        return self.f
 
     @property
     def _divides(self) -> bool:
         """Whether the closed form by eigenvalues serves."""
         return self.f != 0 and 1 / _FAR <= abs(self.f) <= _FAR
 
-    def linear(self, x: torch.Tensor) -> torch.Tensor:
-        return ft.circulant_product(self.column, x, self.f)
+    @property
+    def _is_real(self) -> bool:
+        return not (self.column.is_complex() or isinstance(self.f, complex))
 
     def transpose(self) -> Matrix:
         if self.f == 0:
             return self._toeplitz().transpose()
         head, tail = self.column[..., :1], self.column[..., 1:].flip(-1)
-        return Circulant(
-            torch.cat((head, tail if self.f == 1 else tail * self.f), -1), 1 if self.f == 1 else 1 / self.f
-        )
-
-    def _toeplitz(self) -> Matrix:
-        """The same entries as a Toeplitz matrix, by the rule of ``algebra``."""
-        matrix: Matrix = dispatch.call("toeplitz", self)
-        return matrix
-
-    def to_dense(self) -> torch.Tensor:
-        return ft.circulant_entries(self.column, self.f)
+        column = torch.cat((head, tail if self.f == 1 else tail * self.f), -1)
+        return Circulant(column, 1 if self.f == 1 else 1 / self.f)
 
     # -- solve ----------------------------------------------------------------------------------------------------
 
     def inv(self) -> Matrix:
-        """The f-circulant of the reciprocal eigenvalues (f = 0 or extreme: lazy)."""
-        if not self._divides:
-            return dispatch.call("inverse", self)
-        lam = fc.eigenvalues(self.column, self.f)
-        return Circulant(fc.from_eigenvalues(1 / lam, self.f, self._is_real).to(self.dtype), self.f)
+        """The f-circulant of the reciprocal eigenvalues; f = 0: of the reciprocal power series, where that is accurate.
 
-    @property
-    def _is_real(self) -> bool:
-        return not (self.column.is_complex() or isinstance(self.f, complex))
+        Elsewhere the inverse of the same entries as a Toeplitz matrix.
+        """
+        if self._divides:
+            return self._of_eigenvalues(lambda lam: 1 / lam)
+        if self.f == 0 and backend.eager(self.column):
+            w = fc.series_inverse(self.column)
+            if bool((fc.series_error(self.column, w) <= solving.limit(self.dtype, None)).all()):
+                return Circulant(w.to(self.dtype), 0)
+        inverse: Matrix = self._toeplitz().inv()
+        return inverse
+
+    def _of_eigenvalues(self, g: Callable[[torch.Tensor], torch.Tensor]) -> "Circulant":
+        """The f-circulant of ``g(lam)``, for g that commutes with conjugation."""
+        lam = g(fc.eigenvalues(self.column, self.f))
+        return Circulant(fc.from_eigenvalues(lam, self.f, self._is_real).to(self.dtype), self.f)
 
     def _solve_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
         if options.method == "dense":
             return super()._solve_rows(y, options)
-        if not self._divides:
-            x, info = self._toeplitz()._solve_rows(y, options)
-            return x, info
         options.refuse_iterative(f"{self!r}.solve", "closed form")
-        if options.check and backend.eager(y, self.column):
-            size = fc.eigenvalues(self.column.detach(), self.f).abs()
-            cut = self._n * torch.finfo(size.dtype).eps * size.amax(-1)
-            if bool((size.amin(-1) <= cut).any()):
-                raise SolveError(
-                    f"{self!r}.solve: singular to working precision, the smallest eigenvalue is "
-                    f"{float(size.min()):.1e} and the "
-                    f"largest {float(size.max()):.1e}; see pinv, or check=False",
-                    float("inf"),
-                )
-        x = fc.divide_rows(self.column, y, self.f)
-        return x, self._checked(x, y, "closed form", 0, options, ("division by the eigenvalues",))
+        looks = options.check and backend.eager(y, self.column)
+        if self._normal:
+            if looks:
+                self._refuse_singular()
+            x = fc.divide_rows(self.column, y, self.f)
+            return x, self._checked(x, y, "closed form", 0, options, ("division by the eigenvalues",))
+        return self._solve_skewed(y, options, looks)
+
+    def _solve_skewed(self, y: torch.Tensor, options: Options, looks: bool) -> tuple[torch.Tensor, SolveInfo]:
+        """|f| != 1: the closed form refined, then the methods of a Toeplitz matrix."""
+        name, reasons, once = "closed form", ("division by the eigenvalues",), None
+        if self._divides:
+            once = lambda r: fc.divide_rows(self.column, r, self.f)  # noqa: E731
+        elif abs(self.f) < 1:
+            wide = self.column.to(torch.promote_types(self.column.dtype, torch.float64))
+            w = fc.series_inverse(wide)
+            once = lambda r: ft.circulant_product(w, r, 0)  # noqa: E731
+            name, reasons = "triangular", (f"|f| = {abs(self.f):.0e} < 1e-8: division by a power series",)
+        if once is not None:
+            x = once(y)
+            if not looks:
+                return x, SolveInfo(name, 0, None, reasons)
+            x, eta, steps = self._refined(x, y, once, options)
+            if bool((eta <= solving.limit(y.dtype, options.tol)).all()):
+                return x, SolveInfo(name, steps, eta, reasons)
+            reasons = (*reasons, f"which reached a backward error of {float(eta.max()):.1e} only")
+        else:
+            reasons = (f"|f| = {abs(self.f):.0e} > 1e8: the eigenvalues keep too few digits",)
+        x, info = self._toeplitz()._solve_rows(y, options)
+        return x, SolveInfo(info.method, info.steps, info.backward_error, (*reasons, *info.reasons))
+
+    def _refined(
+        self, x: torch.Tensor, y: torch.Tensor, once: Solver, options: Options
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """x improved by up to three residuals, while that helps; eta of each row, and the steps."""
+        wide = torch.promote_types(y.dtype, x.dtype)
+        right, sigma = y.to(wide), self._norm_bound().detach()
+        accepted = solving.limit(y.dtype, options.tol) / 4
+        residual = right - self.linear(x)
+        eta = solving.backward_error(residual.detach(), x.detach(), right.detach(), sigma)
+        for step in range(3):
+            if not bool((eta > accepted).any()):
+                return x, eta, step
+            new = x + once(residual)
+            residual_new = right - self.linear(new)
+            eta_new = solving.backward_error(residual_new.detach(), new.detach(), right.detach(), sigma)
+            better = eta_new < eta
+            if not bool(better.any()):
+                return x, eta, step
+            x, eta = torch.where(better[..., None], new, x), torch.where(better, eta_new, eta)
+            residual = torch.where(better[..., None], residual_new, residual)
+        return x, eta, 3
+
+    def _refuse_singular(self) -> None:
+        size = fc.eigenvalues(self.column.detach(), self.f).abs()
+        cut = self._n * torch.finfo(size.dtype).eps * size.amax(-1)
+        if bool((size.amin(-1) <= cut).any()):
+            raise SolveError(
+                f"{self!r}.solve: singular to working precision, the smallest eigenvalue is {float(size.min()):.1e} "
+                f"and the largest {float(size.max()):.1e}; see pinv, or check=False",
+                float("inf"),
+            )
 
     def _factor(self, method: str) -> Factorisation:
-        return super()._factor(method) if method == "dense" else Factorisation(self)
+        if method == "dense":
+            return super()._factor(method)
+        return Factorisation(self) if abs(self.f) <= _FAR else self._toeplitz().factor(method)
 
     def pinv(self) -> Matrix:
         """|f| = 1 (normal): reciprocal eigenvalues, those below ``n eps max|lam|`` count as zero; else dense up to
         the limit."""
-        if abs(self.f) != 1:
-            return super().pinv()
-        lam = fc.eigenvalues(self.column, self.f)
-        size = lam.detach().abs()
-        zero = size <= self._n * torch.finfo(size.dtype).eps * size.amax(-1, keepdim=True)
-        inverse = torch.where(zero, torch.zeros_like(lam), 1 / torch.where(zero, torch.ones_like(lam), lam))
-        return Circulant(fc.from_eigenvalues(inverse, self.f, self._is_real).to(self.dtype), self.f)
+        if not self._normal:
+            return super().pinv()  # type: ignore[no-any-return]
+
+        def reciprocal(lam: torch.Tensor) -> torch.Tensor:
+            size = lam.detach().abs()
+            zero = size <= self._n * torch.finfo(size.dtype).eps * size.amax(-1, keepdim=True)
+            return torch.where(zero, torch.zeros_like(lam), 1 / torch.where(zero, torch.ones_like(lam), lam))
+
+        return self._of_eigenvalues(reciprocal)
+
+    # -- functions ------------------------------------------------------------------------------------------------
+
+    def matrix_function(self, g: Callable[[torch.Tensor], torch.Tensor]) -> "Circulant":
+        """``g(A)``, the f-circulant of ``g(lam)``; g maps a complex tensor of eigenvalues entrywise: ``torch.exp``.
+
+        Real A: g is taken at one of each conjugate pair and at the real eigenvalues, and the result is real, as it is
+        right for g with ``g(conj z) = conj g(z)``. Raises StructureError for f = 0 and |f| outside [1e-8, 1e8].
+        """
+        if not self._divides:
+            raise StructureError(
+                f"{self!r}.matrix_function: only f-circulants with |f| from 1e-8 to 1e8 are functions of their "
+                "eigenvalues to working precision; use a function of A.to_dense()"
+            )
+        return Circulant(fc.function_of(self.column, self.f, g).to(self.dtype), self.f)
+
+    def sqrt(self) -> "Circulant":
+        """The principal square root ``S @ S = A``, of the same f: square roots of the eigenvalues.
+
+        Real A keeps a real root, where one exists among f-circulants: always for f < 0 and even n, else if the
+        eigenvalues that stand alone (of f > 0 the first, and the middle one of even n; of f < 0 and odd n number
+        (n + 1) / 2) are not negative. Raises StructureError where they are; ``A.to(torch.complex128)`` has a complex
+        root. A pair of negative eigenvalues gets conjugate roots. At an eigenvalue 0 there is no derivative.
+        """
+        root = self.matrix_function(torch.sqrt)
+        if self._is_real and backend.eager(self.column):
+            lam = fc.eigenvalues(self.column.detach(), self.f)
+            cut = -self._n * torch.finfo(lam.dtype).eps * lam.abs().amax(-1)
+            for k in fc.pairs(self._n, self.f)[0]:
+                if bool((lam[..., k].real < cut).any()):
+                    raise StructureError(
+                        f"{self!r}.sqrt: eigenvalue {k} is {float(lam[..., k].real.min()):.2g} and has no conjugate "
+                        "beside it, so no real root is an f-circulant; use A.to(torch.complex128).sqrt()"
+                    )
+        return root
 
     # -- measures -------------------------------------------------------------------------------------------------
 
@@ -144,45 +235,31 @@ class Circulant(Matrix):
             first = self.column[..., 0].to(backend.compute_dtype(self.dtype))
             return self._cast(torch.sgn(first) ** self._n), self._cast(self._n * torch.log(first.abs()), real=True)
         if not self._divides:
-            return self._toeplitz().slogdet()
+            sign, logabs = self._toeplitz().slogdet()
+            return sign, logabs
         sign, logabs = fc.slogdet(self.column, self.f)
         return self._cast(sign), self._cast(logabs, real=True)
 
-    def eigvals(self) -> torch.Tensor:
-        """``fft(D column)`` in FFT order; f = 0: the diagonal entry n times."""
-        if self.f == 0:
-            wide = self.column[..., :1].to(backend.compute_dtype(self.column.dtype))
-            return wide.to(backend.complex_of(wide.dtype)).expand(*wide.shape[:-1], self._n)
-        return fc.eigenvalues(self.column, self.f)
-
     def svdvals(self) -> torch.Tensor:
         """|f| = 1 (normal): the moduli of the eigenvalues, descending; else dense up to the limit."""
-        if abs(self.f) != 1:
+        if not self._normal:
             if self._n > backend.dense_limit(self.column.device):
                 raise StructureError(
-                    f"{self!r}.svdvals: only |f| = 1 is normal, so the moduli of the eigenvalues are "
-                    "no singular values here; "
-                    "use structmat.Dense(A.to_dense()).svdvals()"
+                    f"{self!r}.svdvals: only |f| = 1 is normal, so the moduli of the eigenvalues are no singular "
+                    "values here; use structmat.Dense(A.to_dense()).svdvals()"
                 )
             return super().svdvals()
         return self._cast(torch.sort(self.eigvals().abs(), -1, descending=True).values, real=True)
-
-    def diagonal(self) -> torch.Tensor:
-        return self.column[..., :1].to(self.dtype).expand(*self.column.shape[:-1], self._n)
-
-    def trace(self) -> torch.Tensor:
-        return self._n * self.column[..., 0].to(self.dtype)
 
     def norm(self) -> torch.Tensor:
         """``sqrt(sum_k |v_k|^2 ((n - k) + k |f|^2))``."""
         k = torch.arange(self._n, device=self.column.device, dtype=torch.float64)
         weight = torch.sqrt((self._n - k) + k * abs(self.f) ** 2).to(backend.real_of(backend.compute_dtype(self.dtype)))
-        return self._cast(
-            torch.linalg.vector_norm(self.column.to(backend.compute_dtype(self.dtype)) * weight, dim=-1), real=True
-        )
+        wide = self.column.to(backend.compute_dtype(self.dtype)) * weight
+        return self._cast(torch.linalg.vector_norm(wide, dim=-1), real=True)
 
     def _norm_bound(self) -> torch.Tensor:
-        if abs(self.f) == 1:
+        if self._normal:
             return fc.eigenvalues(self.column, self.f).abs().amax(-1)
         return self._toeplitz()._norm_bound()
 
@@ -195,41 +272,17 @@ class Circulant(Matrix):
     def _statics(self) -> list[str]:
         return [] if self.f == 1 else [f"f={self.f}"]
 
+    def plan(self, verb: str, columns: int = 1) -> backend.Plan:
+        if verb == "solve" and self._divides:
+            work = ft.work(self._n, columns, self.column.element_size(), transforms=2)
+            return backend.Plan("closed form", "division by the eigenvalues", *work)
+        return super().plan(verb, columns)
+
     # -- closed forms ---------------------------------------------------------------------------------------------
 
     def _scale(self, factor: complex | torch.Tensor) -> Matrix:
-        return Circulant(
-            self.column * (factor[..., 0] if isinstance(factor, torch.Tensor) and factor.ndim else factor), self.f
-        )
-
-    def _slice(self, rows: slice, columns: slice) -> Matrix:
-        return self._toeplitz()._slice(rows, columns)
-
-    def prepare(self) -> Matrix:
-        return Prepared(self, (fourier.spectrum(*self._embedding()),))
-
-    def _embedding(self) -> tuple[torch.Tensor, fourier.Geometry]:
-        if self.f == 1 and fourier.is_smooth(self._n):
-            return self.column, ft.cyclic_geometry(self._n)
-        return ft.fold(self.column, self.f), ft.toeplitz_geometry(self._n, self._n)
-
-    def _linear_kept(self, kept: tuple[torch.Tensor, ...], x: torch.Tensor) -> torch.Tensor:
-        hat = kept[0] if kept[0].ndim == 1 or x.ndim == 1 else kept[0][..., None, :]
-        y = fourier.apply_spectrum(hat, x, self._embedding()[1], self._is_real)
-        return y.to(torch.promote_types(self.dtype, x.dtype))
-
-    def plan(self, verb: str, columns: int = 1) -> backend.Plan:
-        n, size = self._n, self.column.element_size()
-        if verb == "solve" and self._divides:
-            return backend.Plan("closed form", "division by the eigenvalues", *ft.work(n, columns, size, transforms=2))
-        if verb != "linear":
-            return super().plan(verb, columns)
-        geometry = self._embedding()[1]
-        if geometry.length == n:
-            return backend.Plan("cyclic", f"f = 1 and {n} has no prime factor above 13", *ft.work(n, columns, size))
-        reason = f"f = {self.f}" if self.f != 1 else f"{n} has a prime factor above 13"
-        path = f"{reason}: zero-padded convolution of length {geometry.length}, folded"
-        return backend.Plan("folded", path, *ft.work(geometry.length, columns, size))
+        s = factor[..., 0] if isinstance(factor, torch.Tensor) and factor.ndim else factor
+        return Circulant(self.column * s, self.f)
 
     @classmethod
     def from_dense(cls, dense: torch.Tensor, tol: float | None = None, f: complex = 1) -> Matrix:
@@ -240,12 +293,7 @@ class Circulant(Matrix):
     @classmethod
     def nearest(cls, dense: torch.Tensor, f: complex = 1) -> "Circulant":
         """The f-circulant nearest in the Frobenius norm: ``v_k`` is the weighted mean of the diagonals k and k - n."""
-        n = dense.shape[-1]
-        sums = ft.diagonal_sums(dense)
-        k = torch.arange(n, device=dense.device, dtype=backend.real_of(dense.dtype))
-        wrapped = torch.cat((torch.zeros_like(sums[..., :1]), sums[..., : n - 1]), -1)
-        weight = f.conjugate() if isinstance(f, complex) else f
-        return cls((sums[..., n - 1 :] + weight * wrapped) / ((n - k) + k * abs(f) ** 2), f)
+        return cls(fc.nearest_column(dense, f), f)
 
     @classmethod
     def random(cls, n: int, f: complex = 1, *, generator: Any = None, **options: Any) -> "Circulant":
