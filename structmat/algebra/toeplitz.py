@@ -9,15 +9,23 @@ from structmat.functional import toeplitz as ft
 from structmat.lazy import Scaled
 from structmat.matrix import Matrix, add, matmul, scaled
 from structmat.types.circulant import Circulant
+from structmat.types.circulant_family import CirculantFamily
 from structmat.types.diagonal import Diagonal, Identity
 from structmat.types.hankel import Hankel
 from structmat.types.hermitian_toeplitz import HermitianToeplitz
+from structmat.types.orthogonal_circulant import OrthogonalCirculant
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 from structmat.types.toeplitz_family import ToeplitzFamily
 
 __all__: list[str] = []
 
-WITH_IDENTITY: tuple[type[Matrix], ...] = (Circulant, Toeplitz, SymmetricToeplitz, HermitianToeplitz)  # they contain it
+WITH_IDENTITY: tuple[type[Matrix], ...] = (  # the sum with s I has a closed form
+    Circulant,
+    OrthogonalCirculant,
+    Toeplitz,
+    SymmetricToeplitz,
+    HermitianToeplitz,
+)
 
 
 def _lazily(verb: str, a: Matrix, b: Matrix) -> Matrix:
@@ -43,10 +51,16 @@ def constant_of(a: Diagonal) -> torch.Tensor | None:
 # -- conversions --------------------------------------------------------------------------------------------------
 
 
-@rule("toeplitz", Circulant)
-def _circulant_as_toeplitz(a: Circulant) -> Matrix:
+@rule("toeplitz", CirculantFamily)
+def _circulant_as_toeplitz(a: CirculantFamily) -> Matrix:
     """The same entries, each wrapped diagonal stored on its own."""
-    return Toeplitz(ft.fold(a.column, a.f), a.column.shape[-1])
+    return Toeplitz(ft.fold(a._column(), a._number()), a._n)
+
+
+@rule("circulant", OrthogonalCirculant)
+def _orthogonal_as_circulant(a: OrthogonalCirculant) -> Circulant:
+    """The same entries by their first column."""
+    return Circulant(a._column(), a.f)
 
 
 # -- products -----------------------------------------------------------------------------------------------------
@@ -90,17 +104,47 @@ for _kind in (*WITH_IDENTITY, Hankel):
     _multiple_rules(_kind)
 
 
+@rule("matmul", OrthogonalCirculant, Circulant)
+def _orthogonal_times(a: OrthogonalCirculant, b: Circulant) -> Matrix:
+    """Circulant for one f; else lazy."""
+    return matmul(_orthogonal_as_circulant(a), b) if a.f == b.f else _lazily("matmul", a, b)
+
+
+@rule("matmul", Circulant, OrthogonalCirculant)
+def _times_orthogonal(a: Circulant, b: OrthogonalCirculant) -> Matrix:
+    """Circulant for one f; else lazy."""
+    return matmul(a, _orthogonal_as_circulant(b)) if a.f == b.f else _lazily("matmul", a, b)
+
+
 # -- sums ---------------------------------------------------------------------------------------------------------
 
 
-@rule("add", ToeplitzFamily, Circulant)
-def _toeplitz_plus_circulant(a: ToeplitzFamily, b: Circulant) -> Matrix:
+@rule("add", OrthogonalCirculant, OrthogonalCirculant)
+def _orthogonal_sum(a: OrthogonalCirculant, b: OrthogonalCirculant) -> Matrix:
+    """Circulant for one f; else Toeplitz."""
+    return add(_orthogonal_as_circulant(a), _orthogonal_as_circulant(b))
+
+
+@rule("add", OrthogonalCirculant, Circulant)
+def _orthogonal_plus(a: OrthogonalCirculant, b: Circulant) -> Matrix:
+    """Circulant for one f; else Toeplitz."""
+    return add(_orthogonal_as_circulant(a), b)
+
+
+@rule("add", Circulant, OrthogonalCirculant)
+def _plus_orthogonal(a: Circulant, b: OrthogonalCirculant) -> Matrix:
+    """Circulant for one f; else Toeplitz."""
+    return add(a, _orthogonal_as_circulant(b))
+
+
+@rule("add", ToeplitzFamily, CirculantFamily)
+def _toeplitz_plus_circulant(a: ToeplitzFamily, b: CirculantFamily) -> Matrix:
     """Toeplitz: the diagonals add."""
     return add(a, _circulant_as_toeplitz(b))
 
 
-@rule("add", Circulant, ToeplitzFamily)
-def _circulant_plus_toeplitz(a: Circulant, b: ToeplitzFamily) -> Matrix:
+@rule("add", CirculantFamily, ToeplitzFamily)
+def _circulant_plus_toeplitz(a: CirculantFamily, b: ToeplitzFamily) -> Matrix:
     """Toeplitz: the diagonals add."""
     return add(_circulant_as_toeplitz(a), b)
 
@@ -127,6 +171,8 @@ def _shift(a: Matrix, s: Any) -> Matrix:
         if s.is_complex() if isinstance(s, torch.Tensor) else isinstance(s, complex):
             return _shift(Toeplitz(a._diagonals(), int(a.shape[-1])), s)
         return HermitianToeplitz(a.column + _padded(s, a.column, 0, a.column.shape[-1] - 1))
+    if isinstance(a, OrthogonalCirculant):
+        return _shift(_orthogonal_as_circulant(a), s)
     if isinstance(a, Circulant):
         return Circulant(a.column + _padded(s, a.column, 0, a.column.shape[-1] - 1), a.f)
     if isinstance(a, SymmetricToeplitz):
@@ -149,12 +195,12 @@ def _padded(s: Any, like: torch.Tensor, before: int, behind: int) -> torch.Tenso
 def _shifted_rules(kind: type[Matrix]) -> None:
     @rule("add", kind, Identity)
     def plus_identity(a: Matrix, b: Identity) -> Matrix:
-        """The same type: the main diagonal grows by one."""
+        """The same type (OrthogonalCirculant: Circulant): the main diagonal grows by one."""
         return _as(_shift(a, 1), b)
 
     @rule("add", Identity, kind)
     def identity_plus(a: Identity, b: Matrix) -> Matrix:
-        """The same type: the main diagonal grows by one."""
+        """The same type (OrthogonalCirculant: Circulant): the main diagonal grows by one."""
         return _as(_shift(b, 1), a)
 
     @rule("add", kind, Scaled)

@@ -122,7 +122,8 @@ class Circulant(CirculantFamily):
 
     def _solve_skewed(self, y: torch.Tensor, options: Options, looks: bool) -> tuple[torch.Tensor, SolveInfo]:
         """|f| != 1: the closed form refined, then the methods of a Toeplitz matrix."""
-        name, reasons, once = "closed form", ("division by the eigenvalues",), None
+        name, once = "closed form", None
+        reasons: tuple[str, ...] = ("division by the eigenvalues",)
         if self._divides:
             once = lambda r: fc.divide_rows(self.column, r, self.f)  # noqa: E731
         elif abs(self.f) < 1:
@@ -184,7 +185,7 @@ class Circulant(CirculantFamily):
         """|f| = 1 (normal): reciprocal eigenvalues, those below ``n eps max|lam|`` count as zero; else dense up to
         the limit."""
         if not self._normal:
-            return super().pinv()  # type: ignore[no-any-return]
+            return super().pinv()
 
         def reciprocal(lam: torch.Tensor) -> torch.Tensor:
             size = lam.detach().abs()
@@ -293,6 +294,8 @@ class Circulant(CirculantFamily):
     @classmethod
     def nearest(cls, dense: torch.Tensor, f: complex = 1) -> "Circulant":
         """The f-circulant nearest in the Frobenius norm: ``v_k`` is the weighted mean of the diagonals k and k - n."""
+        if dense.ndim < 2 or dense.shape[-2] != dense.shape[-1]:
+            raise ShapeError(f"Circulant.nearest: a square matrix is needed, got shape {tuple(dense.shape)}")
         return cls(fc.nearest_column(dense, f), f)
 
     @classmethod

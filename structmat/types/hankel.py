@@ -100,7 +100,7 @@ class Hankel(Matrix):
         """``J T^-1``, lazily, with T factorised at once where values may be read, so that each product costs a solve
         with the factors."""
         if self.shape[-1] != self.shape[-2] or not backend.eager(self.antidiagonals):
-            return super().inv()  # type: ignore[no-any-return]
+            return super().inv()
         return Inverse(self, self.factor())
 
     def slogdet(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,12 +68,8 @@ class HermitianToeplitz(ToeplitzFamily):
         return super()._properties().with_properties({Claim.HERMITIAN})
 
     def _scale(self, factor: complex | torch.Tensor) -> Matrix:
-        if isinstance(factor, torch.Tensor):
-            s = factor[..., 0] if factor.ndim else factor
-            real = not factor.is_complex()
-        else:
-            s, real = factor, complex(factor).imag == 0
-        if real:
+        s = factor[..., 0] if isinstance(factor, torch.Tensor) and factor.ndim else factor
+        if not s.is_complex() if isinstance(s, torch.Tensor) else complex(s).imag == 0:
             return HermitianToeplitz(self.column * s)
         general: Matrix = dispatch.call("toeplitz", self._diagonals() * s, int(self.shape[-1]))
         return general
