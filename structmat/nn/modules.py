@@ -1,5 +1,6 @@
 """A matrix value as a trainable module."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,8 +9,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from structmat._value import Value
-from structmat.errors import ShapeError
+from structmat.errors import ShapeError, StructureError
 from structmat.matrix import Matrix
+from structmat.nn.replace import Replaced, Replacement
 
 __all__ = ["Linear", "Trainable", "split"]
 
@@ -107,3 +109,59 @@ class Linear(nn.Module):
     @property
     def matrix(self) -> Matrix:
         return self.weight.matrix
+
+    @classmethod
+    def from_dense(cls, layer: nn.Linear, kind: Any, **options: Any) -> "Linear":
+        """The layer with its weight replaced by the nearest matrix of a type: ``kind.nearest(weight, **options)``.
+
+        ``kind`` is a Matrix type with ``nearest``, or a function of the weight ``(out, in)`` that returns a Matrix. The
+        bias is copied. Raises StructureError for a type without ``nearest``, ShapeError if the matrix does not fit.
+
+        >>> layer = torch.nn.Linear(4, 4)
+        >>> sm.nn.Linear.from_dense(layer, sm.Toeplitz).weight
+        Toeplitz(shape=(4, 4), dtype=float32)
+        """
+        weight = layer.weight.detach()
+        place = f"nn.Linear.from_dense({tuple(weight.shape)})"
+        if isinstance(kind, type):
+            nearest = getattr(kind, "nearest", None)
+            if nearest is None:
+                raise StructureError(f"{place}: {kind.__name__} has no nearest; pass a function weight -> Matrix")
+            matrix = nearest(weight, **options)
+        else:
+            matrix = kind(weight, **options)
+        if not isinstance(matrix, Matrix) or tuple(matrix.shape) != tuple(weight.shape):
+            raise ShapeError(f"{place}: a Matrix of the weight's shape is needed, got {matrix!r}")
+        made = cls(matrix, bias=layer.bias is not None)
+        if layer.bias is not None:
+            made.bias = nn.Parameter(layer.bias.detach().clone())
+        return made.train(layer.training)
+
+    @staticmethod
+    def replace(model: nn.Module, pattern: str, factory: Any, **options: Any) -> Replaced:
+        """Replace every ``torch.nn.Linear`` whose name ``pattern`` matches (``re.fullmatch``) as ``from_dense`` does.
+
+        ``factory`` is a type or a function of the weight. Returns a table: each layer's relative error and its numbers
+        before and after. A tied layer is replaced once, everywhere. All new layers are made before any is put in:
+        where one fails, the model is as it was. Raises ValueError if nothing matches, naming what there is.
+        """
+        linear = {name: m for name, m in model.named_modules(remove_duplicate=False) if type(m) is nn.Linear and name}
+        chosen = {name: m for name, m in linear.items() if re.fullmatch(pattern, name)}
+        if not chosen:
+            some = ", ".join(list(linear)[:8]) or "none"
+            raise ValueError(f"nn.Linear.replace: {pattern!r} matches no torch.nn.Linear; names are {some}")
+        made: dict[nn.Module, Linear] = {}
+        rows = []
+        for name, layer in chosen.items():
+            if layer in made:
+                continue
+            made[layer] = new = Linear.from_dense(layer, factory, **options)
+            wide = layer.weight.detach().double()
+            distance = torch.linalg.vector_norm(wide - new.matrix.to_dense().detach().double())
+            error = float(distance / torch.linalg.vector_norm(wide).clamp_min(torch.finfo(torch.float64).tiny))
+            counts = [sum(p.numel() for p in m.parameters()) for m in (layer, new)]
+            rows.append(Replacement(name, repr(new.weight.matrix), counts[0], counts[1], error))
+        for name, layer in chosen.items():
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, made[layer])
+        return Replaced(tuple(rows))
