@@ -9,7 +9,7 @@ import torch
 from structmat import backend, dispatch, solving
 from structmat._nearest import distance_check
 from structmat.claims import Claim, Claims
-from structmat.errors import SolveError, StructureError
+from structmat.errors import ShapeError, SolveError, StructureError
 from structmat.functional import circulant as fc
 from structmat.functional import toeplitz as ft
 from structmat.lazy import Product
