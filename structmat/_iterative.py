@@ -12,15 +12,25 @@ import torch
 
 from structmat import backend, solving
 from structmat._shell import name_of
-from structmat._value import Value
+from structmat._value import Value, nested
 from structmat.claims import Claim
-from structmat.errors import DtypeError, ShapeError
+from structmat.errors import DtypeError, ShapeError, StructureError
 from structmat.functional.implicit import implicit_solve
 from structmat.functional.krylov import Apply, Outcome, conjugate_gradients, gmres, minres
 from structmat.functional.krylov.common import quotient, sizes
 from structmat.solving import Options, SolveInfo
 
-__all__ = ["METHODS", "Scaling", "as_rows", "default_steps", "given_rows", "preconditioner_of", "solve_rows", "suited"]
+__all__ = [
+    "METHODS",
+    "Scaling",
+    "as_rows",
+    "default_steps",
+    "given_rows",
+    "preconditioner_of",
+    "refuse_closures",
+    "solve_rows",
+    "suited",
+]
 
 METHODS: dict[str, Callable[..., Outcome]] = {"cg": conjugate_gradients, "minres": minres, "gmres": gmres}
 _MOST_STEPS = 10_000
@@ -64,6 +74,20 @@ def given_rows(start: Any, place: str, y: torch.Tensor, n: int) -> torch.Tensor 
     if rows.ndim > 1 and rows.shape[-2] not in (1, y.shape[-2]):
         raise ShapeError(f"{place}: start has {rows.shape[-2]} columns, b has {y.shape[-2]}")
     return rows
+
+
+def refuse_closures(matrix: Any, place: str) -> None:
+    """StructureError where a function that is a matrix closes over what requires a gradient: a solve differentiates
+    with respect to the tensors of the matrix, so that gradient would be silently lost. One product."""
+    if not (torch.is_grad_enabled() and any(getattr(v, "calls_user_code", False) for v in nested(matrix))):
+        return
+    dtype = backend.compute_dtype(matrix.dtype or torch.get_default_dtype())
+    probe = torch.zeros(1, int(matrix.shape[-1]), dtype=dtype, device=matrix.device)
+    if matrix.detach().linear(probe).requires_grad:
+        raise StructureError(
+            f"{place}: a function of Implicit closes over a tensor that requires a gradient, which a solve does not "
+            "reach; pass it as Implicit(..., tensors=(...,)), or solve under torch.no_grad()"
+        )
 
 
 def preconditioner_of(given: Any, place: str, n: int, dtype: torch.dtype) -> Any:
@@ -175,6 +199,7 @@ def solve_rows(matrix: Any, y: torch.Tensor, options: Options) -> tuple[torch.Te
     place = f"{matrix!r}.solve"
     wide = backend.compute_dtype(y.dtype if matrix.dtype is None else torch.promote_types(y.dtype, matrix.dtype))
     solving.check_steps(options, place)
+    refuse_closures(matrix, place)
     record: list[SolveInfo] = []
     x = implicit_solve(matrix, y.to(wide), lambda m: _Iteration(m, options, place, record))
     return x, record[0] if record else SolveInfo(options.method, 0, None, ("nothing was run",))

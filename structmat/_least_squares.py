@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from structmat import backend, solving
-from structmat._iterative import Scaling, default_steps, given_rows, preconditioner_of
+from structmat._iterative import Scaling, default_steps, given_rows, preconditioner_of, refuse_closures
 from structmat._value import Value
 from structmat.functional.implicit import implicit_solve
 from structmat.functional.krylov import Outcome, cgls, conjugate_gradients, lsmr
@@ -163,6 +163,7 @@ def lstsq_rows(matrix: Any, y: torch.Tensor, options: Options) -> tuple[torch.Te
     """
     place = f"{matrix!r}.lstsq"
     solving.check_steps(options, place)
+    refuse_closures(matrix, place)
     wide = backend.compute_dtype(y.dtype if matrix.dtype is None else torch.promote_types(y.dtype, matrix.dtype))
     y = y.to(wide)
     m, n = (int(s) for s in matrix.shape[-2:])

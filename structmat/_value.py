@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from structmat import backend
 from structmat.errors import DeviceError, DtypeError, ShapeError
 
-__all__ = ["Value", "static"]
+__all__ = ["Value", "nested", "static"]
 
 
 def static(**options: Any) -> Any:
@@ -133,10 +133,10 @@ class Value:
         if options:
             raise TypeError(f"{type(self).__name__}.to: unknown options {sorted(options)}; legal: dtype, device")
         new = self._map(lambda name, t: t.to(device=device, dtype=self._target_dtype(name, t, dtype)))
-        for value in _nested(new):  # all of them are new objects: _map made them
+        for value in nested(new):  # all of them are new objects: _map made them
             for name, wanted in (("dtype", dtype), ("device", torch.device(device) if device is not None else None)):
                 if wanted is not None and name in value.__dict__:
-                    value.__dict__[name] = wanted
+                    value.__dict__[name] = _recorded(value.__dict__[name], wanted)
         return new
 
     def _target_dtype(self, name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
@@ -170,6 +170,12 @@ class Value:
         return sum(t.numel() for t in self.tensors())
 
 
+def _recorded(old: Any, wanted: Any) -> Any:
+    """The recorded dtype or device of a value without tensors, moved; a real dtype keeps a complex one complex."""
+    complex_kept = isinstance(old, torch.dtype) and old.is_complex and not wanted.is_complex
+    return backend.complex_of(wanted) if complex_kept else wanted
+
+
 def _is_child(value: object) -> bool:
     if isinstance(value, tuple):
         return len(value) > 0 and all(_is_child(v) for v in value)
@@ -186,16 +192,16 @@ def _leaves(value: Any) -> Iterator[torch.Tensor]:
         yield value
 
 
-def _nested(value: Any) -> Iterator["Value"]:
+def nested(value: Any) -> Iterator["Value"]:
     """The value and all values inside it."""
     if isinstance(value, Value):
         yield value
         for (name, _), child in zip(value._layout, value._children, strict=True):
             if child:
-                yield from _nested(value.__dict__[name])
+                yield from nested(value.__dict__[name])
     elif isinstance(value, tuple):
         for v in value:
-            yield from _nested(v)
+            yield from nested(v)
 
 
 def _map_child(name: str, value: Any, function: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:

@@ -22,6 +22,7 @@ __all__ = [
     "judge",
     "limit",
     "norm_estimate",
+    "slogdet_of_lu",
 ]
 
 _SINGULAR = (
@@ -112,7 +113,8 @@ def norm_estimate(matrix: Any, steps: int = 12) -> torch.Tensor:
 def dense_solve_rows(matrix: Any, y: torch.Tensor) -> torch.Tensor:
     """x with ``x A^T = y`` by LU with partial pivoting of the dense matrix; n^2 storage, n^3 work, all transforms of
     torch."""
-    dense = matrix.to_dense()
+    with backend.full_precision(y.device):
+        dense = matrix.to_dense()
     wide = backend.compute_dtype(torch.promote_types(dense.dtype, y.dtype))
     right = y.to(wide).mT
     right = right[(None,) * max(0, dense.ndim - right.ndim)]  # else (2, 2) beside a batch of two is read as two vectors
@@ -123,6 +125,14 @@ def dense_solve_rows(matrix: Any, y: torch.Tensor) -> torch.Tensor:
             raise SolveError(
                 f"{matrix!r}.solve: the matrix is singular ({error}); see lstsq and pinv", float("inf")
             ) from error
+
+
+def slogdet_of_lu(lu: torch.Tensor, pivots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sign and ``log|det|`` out of ``torch.linalg.lu_factor``."""
+    diagonal = torch.diagonal(lu, dim1=-2, dim2=-1)
+    swaps = (pivots != torch.arange(1, diagonal.shape[-1] + 1, device=pivots.device)).sum(-1)
+    sign = torch.prod(torch.sgn(diagonal), -1) * (1 - 2 * (swaps % 2)).to(diagonal.dtype)
+    return sign, torch.log(diagonal.abs()).sum(-1)
 
 
 class Factorisation(Value):
@@ -171,8 +181,8 @@ class DenseFactorisation(Factorisation):
     @classmethod
     def of(cls, matrix: Any) -> "DenseFactorisation":
         require_square(matrix, "factor")
-        dense = matrix.to_dense()
-        with backend.full_precision(dense.device):
+        with backend.full_precision(matrix.device or torch.device("cpu")):
+            dense = matrix.to_dense()
             lu, pivots = torch.linalg.lu_factor(dense.to(backend.compute_dtype(dense.dtype)))
         return cls(matrix, "dense", lu, pivots)
 
@@ -196,7 +206,4 @@ class DenseFactorisation(Factorisation):
 
     def slogdet(self) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.lu is not None and self.pivots is not None
-        pivots = torch.diagonal(self.lu, dim1=-2, dim2=-1)
-        swaps = (self.pivots != torch.arange(1, pivots.shape[-1] + 1, device=pivots.device)).sum(-1)
-        sign = torch.prod(torch.sgn(pivots), -1) * (1 - 2 * (swaps % 2)).to(pivots.dtype)
-        return sign, torch.log(pivots.abs()).sum(-1)
+        return slogdet_of_lu(self.lu, self.pivots)
