@@ -16,9 +16,12 @@ from structmat.errors import (
     SolveError,
     StructureError,
 )
-from structmat.lazy import Inverse, Product, Scaled, Sum
+from structmat.lazy import Implicit, Inverse, Product, Scaled, Sum
 from structmat.matrix import Matrix, allclose
+from structmat.types.block_circulant import BlockCirculant
+from structmat.types.block_toeplitz import BlockToeplitz
 from structmat.types.circulant import Circulant
+from structmat.types.cosine_diagonal import CosineDiagonal
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
 from structmat.types.givens import GivensProduct
@@ -26,6 +29,9 @@ from structmat.types.hankel import Hankel
 from structmat.types.hermitian_toeplitz import HermitianToeplitz
 from structmat.types.householder import HouseholderProduct
 from structmat.types.low_rank import LowRank
+from structmat.types.orthogonal_circulant import OrthogonalCirculant
+from structmat.types.reflected_convolution import ReflectedConvolution
+from structmat.types.submatrix import Submatrix
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 
 del _algebra
@@ -33,10 +39,13 @@ del _algebra
 __all__ = [
     "AmbiguousRuleError",
     "BackendError",
+    "BlockCirculant",
+    "BlockToeplitz",
     "CheckpointError",
     "Circulant",
     "Claim",
     "Claims",
+    "CosineDiagonal",
     "Dense",
     "DeviceError",
     "Diagonal",
@@ -46,15 +55,19 @@ __all__ = [
     "HermitianToeplitz",
     "HouseholderProduct",
     "Identity",
+    "Implicit",
     "Inverse",
     "LowRank",
     "Matrix",
     "NotStructuredError",
+    "OrthogonalCirculant",
     "Product",
+    "ReflectedConvolution",
     "Scaled",
     "ShapeError",
     "SolveError",
     "StructureError",
+    "Submatrix",
     "Sum",
     "SymmetricToeplitz",
     "Toeplitz",

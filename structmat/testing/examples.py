@@ -14,7 +14,10 @@ from structmat.claims import Claim
 from structmat.lazy import Inverse, Prepared, Product, Scaled, Slice, Sum
 from structmat.matrix import Matrix
 from structmat.testing.example import HALF, WIDE, Batch, Example, Factory, numbers
+from structmat.testing.examples_lazy import IMPLICIT
+from structmat.testing.examples_multilevel import MULTILEVEL
 from structmat.testing.examples_orthogonal import ORTHOGONAL
+from structmat.testing.examples_toeplitz import TOEPLITZ
 from structmat.types.circulant import Circulant
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
@@ -202,7 +205,16 @@ def _lazy() -> list[Example]:
     ]
 
 
-EXAMPLES: tuple[Example, ...] = (*_basic(), *_toeplitz_like(), *_reflectors(), *_lazy(), *ORTHOGONAL)
+EXAMPLES: tuple[Example, ...] = (
+    *_basic(),
+    *_toeplitz_like(),
+    *_reflectors(),
+    *_lazy(),
+    *TOEPLITZ,
+    *IMPLICIT,
+    *ORTHOGONAL,
+    *MULTILEVEL,
+)
 
 
 def examples_of(kind: type[Matrix]) -> tuple[Example, ...]:
