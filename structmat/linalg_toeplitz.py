@@ -26,7 +26,8 @@ __all__ = ["LevinsonDurbin", "levinson_durbin", "matmul_toeplitz", "solve_circul
 def _read(double: bool, **values: Any) -> tuple[list[torch.Tensor], bool]:
     """The values as tensors of one dtype, and whether all of them were arrays or lists.
 
-    Arrays are carried out in float64 (``double``; scipy does so whatever they hold) unless a tensor stands beside them.
+    Arrays are carried out in float64 (``double``: scipy does so whatever they hold), at least in float32, unless a
+    tensor stands beside them.
     """
     host = not any(isinstance(v, torch.Tensor) for v in values.values())
     tensors = []
@@ -37,8 +38,8 @@ def _read(double: bool, **values: Any) -> tuple[list[torch.Tensor], bool]:
     common = tensors[0].dtype
     for t in tensors[1:]:
         common = torch.promote_types(common, t.dtype)
-    if host and (double or backend.real_of(common) == torch.float16):
-        common = torch.promote_types(common, torch.float64)
+    if host:
+        common = torch.promote_types(common, torch.float64 if double else torch.float32)
     return [t.to(common) for t in tensors], host
 
 

@@ -194,6 +194,9 @@ class Circulant(CirculantFamily):
 
         return self._of_eigenvalues(reciprocal)
 
+    def _has_pinv(self) -> bool:
+        return self._normal
+
     # -- functions ------------------------------------------------------------------------------------------------
 
     def matrix_function(self, g: Callable[[torch.Tensor], torch.Tensor]) -> "Circulant":

@@ -38,9 +38,9 @@ class Hankel(Matrix):
     References: G. Heinig and K. Rost, Algebraic Methods for Toeplitz-like Matrices and Operators, 1984.
     """
 
-    # T is neither symmetric nor definite, whatever A is, so conjugate gradients and MINRES have no place here
+    # T is neither symmetric nor definite, whatever A is: Krylov methods run on A itself, as for any matrix
     solve_methods: ClassVar[tuple[str, ...]] = tuple(
-        m for m in ToeplitzFamily.solve_methods if m not in ("cg", "minres")
+        m for m in ToeplitzFamily.solve_methods if m not in ("cg", "minres", "gmres")
     )
     core: ClassVar[Mapping[str, int]] = {"antidiagonals": 1}
     antidiagonals: torch.Tensor
@@ -90,6 +90,13 @@ class Hankel(Matrix):
             return super()._solve_rows(y, options)
         options.refuse_iterative(f"{self!r}.solve", "the Toeplitz matrix A J")
         x, info = self._toeplitz()._solve_rows(y, options)
+        return x.flip(-1), info
+
+    def _lstsq_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
+        """That of T, with its preconditioner; what was given for A itself (a start, a preconditioner) is used there."""
+        if options.preconditioner is not None or options.start is not None:
+            return super()._lstsq_rows(y, options)
+        x, info = self._toeplitz()._lstsq_rows(y, options)
         return x.flip(-1), info
 
     def _factor(self, method: str) -> Factorisation:
