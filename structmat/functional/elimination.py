@@ -24,12 +24,13 @@ of linear equations, SIAM J. Matrix Anal. Appl. 19, 1998, section 3.
 """
 
 import dataclasses
+import math
 from typing import Any, Protocol
 
 import numpy
 import torch
 
-__all__ = ["Entries", "Factors", "eliminate"]
+__all__ = ["Entries", "Factors", "eliminate", "solve_together", "spread_order"]
 
 
 _WORRY = 1e3  # a growth above this, and a fall of the pivots within a panel by this, ask for care
@@ -45,7 +46,7 @@ class Entries(Protocol):
         rows ``(B, p)``, right ``(B, q, r)`` those of the columns numbered in columns ``(B, q)``, or from an int on."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Panel:
     """One panel: the order it puts the remaining rows in (and the columns, if it chose them), its part of L (with U on
     top), and U to its right."""
@@ -120,6 +121,33 @@ def eliminate(left: torch.Tensor, right: torch.Tensor, entries: Entries) -> Fact
     if bool((factors.growth > _WORRY).any()):
         factors = _Elimination(left, right, entries).run(careful=True)
     return factors
+
+
+def spread_order(n: int) -> int:
+    """A step near ``0.618 n`` without a common factor with n: position k takes number ``step k mod n``, so that the
+    columns of a panel are not neighbours, which are nearly dependent where the matrix is smooth or graded."""
+    return next(a for a in range(max(1, round(0.6180339887498949 * n)), 2 * n + 2) if math.gcd(a, n) == 1)
+
+
+def solve_together(
+    factors: Factors, order: torch.Tensor, rows: torch.Tensor, batch: torch.Size, adjoint: bool
+) -> torch.Tensor:
+    """Rows x with ``C x = y`` (or ``C^H x = y``), the rows and columns of C taken in ``order``.
+
+    rows ``(*any, k, n)`` broadcast against the batch of C; batch axes that C does not have become right-hand sides of
+    the same factors, which are not copied.
+    """
+    solve = factors.solve_adjoint if adjoint else factors.solve
+    lead, (k, n) = torch.broadcast_shapes(batch, rows.shape[:-2]), rows.shape[-2:]
+    mine = (1,) * (len(lead) - len(batch)) + tuple(batch)
+    axes = sorted(range(len(lead)), key=lambda i: mine[i] == 1)  # C's own axes first
+    together = math.prod(lead[i] for i in axes if mine[i] == 1) * k
+    flat = rows.expand(*lead, k, n).permute(*axes, -2, -1).reshape(math.prod(batch), together, n)
+    z = solve(flat[..., order].mT).mT
+    x = torch.empty_like(z)
+    x[..., order] = z
+    places = [axes.index(i) for i in range(len(lead))]
+    return x.reshape(*(lead[i] for i in axes), k, n).permute(*places, -2, -1)
 
 
 class _Elimination:

@@ -26,7 +26,7 @@ import math
 import torch
 
 from structmat import backend
-from structmat.functional.elimination import Factors, eliminate
+from structmat.functional.elimination import Factors, eliminate, solve_together, spread_order
 
 __all__ = ["GKO", "factor"]
 
@@ -74,7 +74,7 @@ class _Circle:
     def __init__(self, n: int, e: complex, f: complex, device: torch.device) -> None:
         self.n = n = max(n, 1)
         alpha, beta = cmath.log(e) / n, cmath.log(f) / n
-        step = next(a for a in range(max(1, round(0.6180339887498949 * n)), 2 * n) if math.gcd(a, n) == 1)
+        step = spread_order(n)
         turns = step * torch.arange(n, device=device) % (2 * n)
         self.order = turns % n
         half = math.pi / n * turns.double()
@@ -105,7 +105,7 @@ class _Circle:
         return product
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class GKO:
     """A^-1 (or A^-H) ready to be applied; see ``factor``."""
 
@@ -127,24 +127,10 @@ class GKO:
         bulk = y.detach().to(torch.complex128)
         with backend.full_precision(y.device):
             bulk = torch.fft.fft(bulk / inward if self.adjointed else bulk * inward, norm="ortho")
-            x = torch.fft.ifft(self._core(bulk), norm="ortho")
+            z = solve_together(self.factors, self.order, bulk, self.batch, self.adjointed)
+            x = torch.fft.ifft(z, norm="ortho")
             x = x * outward if self.adjointed else x / outward
         return (x if dtype.is_complex else x.real).to(dtype)
-
-    def _core(self, bulk: torch.Tensor) -> torch.Tensor:
-        """The Cauchy-like solve. Batch axes of y that A does not have become right-hand sides of the same factors."""
-        solve = self.factors.solve_adjoint if self.adjointed else self.factors.solve
-        batch, (k, n) = torch.broadcast_shapes(self.batch, bulk.shape[:-2]), bulk.shape[-2:]
-        mine = (1,) * (len(batch) - len(self.batch)) + tuple(self.batch)
-        axes = sorted(range(len(batch)), key=lambda i: mine[i] == 1)  # A's own axes first
-        places = [axes.index(i) for i in range(len(batch))]
-        together = math.prod(batch[i] for i in axes if mine[i] == 1) * k
-        flat = bulk.expand(*batch, k, n).permute(*axes, -2, -1).reshape(math.prod(self.batch), together, n)
-        z = solve(flat[..., self.order].mT).mT
-        x = torch.empty_like(z)
-        x[..., self.order] = z
-        x = x.reshape(*(batch[i] for i in axes), k, n)
-        return x.permute(*places, -2, -1)
 
     def adjoint(self) -> "GKO":
         """The same factors, solving with A^H."""
