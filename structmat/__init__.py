@@ -20,6 +20,7 @@ from structmat.lazy import Implicit, Inverse, Product, Scaled, Sum
 from structmat.matrix import Matrix, allclose
 from structmat.types.block_circulant import BlockCirculant
 from structmat.types.block_toeplitz import BlockToeplitz
+from structmat.types.cauchy import CauchyLike
 from structmat.types.circulant import Circulant
 from structmat.types.cosine_diagonal import CosineDiagonal
 from structmat.types.dense import Dense
@@ -33,6 +34,7 @@ from structmat.types.orthogonal_circulant import OrthogonalCirculant
 from structmat.types.reflected_convolution import ReflectedConvolution
 from structmat.types.submatrix import Submatrix
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
+from structmat.types.vandermonde import Vandermonde
 
 del _algebra
 
@@ -41,6 +43,7 @@ __all__ = [
     "BackendError",
     "BlockCirculant",
     "BlockToeplitz",
+    "CauchyLike",
     "CheckpointError",
     "Circulant",
     "Claim",
@@ -71,6 +74,7 @@ __all__ = [
     "Sum",
     "SymmetricToeplitz",
     "Toeplitz",
+    "Vandermonde",
     "__version__",
     "allclose",
     "backend",

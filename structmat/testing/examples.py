@@ -15,6 +15,7 @@ from structmat.lazy import Inverse, Prepared, Product, Scaled, Slice, Sum
 from structmat.matrix import Matrix
 from structmat.testing.example import HALF, WIDE, Batch, Example, Factory, numbers
 from structmat.testing.examples_lazy import IMPLICIT
+from structmat.testing.examples_cauchy import CAUCHY
 from structmat.testing.examples_multilevel import MULTILEVEL
 from structmat.testing.examples_orthogonal import ORTHOGONAL
 from structmat.testing.examples_toeplitz import TOEPLITZ
@@ -214,6 +215,7 @@ EXAMPLES: tuple[Example, ...] = (
     *IMPLICIT,
     *ORTHOGONAL,
     *MULTILEVEL,
+    *CAUCHY,
 )
 
 
