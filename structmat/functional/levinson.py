@@ -1,100 +1,52 @@
-"""Levinson's recursion and the two-solve formula for the inverse of a Toeplitz matrix. Float64 throughout, no
-gradients here.
+"""Levinson's recursion for the pair of vectors that defines the inverse of a Toeplitz matrix. Numpy, float64 or
+complex128, no gradients here.
 
-The recursion is O(n^2) time and O(n) memory, batched over the first axis, and runs in numpy on the CPU (its steps are
-too short for anything else); it needs nonsingular leading minors and loses accuracy where one is nearly singular, so
-nobody may trust it unchecked. Source: N. Levinson, 1947; Golub and Van Loan, Matrix Computations, 4th ed., 2013,
-section 4.7.
+The pair is ``x = T^-1 e_0`` and ``z = T^-1 c`` with ``c_i = t_{i-n} + t_i`` and t_{-n} := 0. Both are by-products of
+the recursion for the predictors alone, without a right-hand side: with f and b the monic forward and backward
+predictors of order k (``T_k f = delta e_0``, ``T_k b = delta e_{k-1}``), ``x = f / delta`` at the end; and because
+``T e_0`` is the column of T, ``z = e_0 - w`` where w holds the first n entries of the backward predictor of order n + 1
+that continues T by t_{-n} = 0.
 
-The inverse is applied from ``x = T^-1 e_0`` and ``z = T^-1 c``, ``c_i = t_{i-n} + t_i`` (t_{-n} := 0), by
+One step costs two dot products and two updates in place: b is kept divided by delta (``g = b / delta``), and the update
+of g takes the *new* f, ``g <- g - (sigma / delta_new) f_new``, which needs no copy of the old one. Where T is symmetric
+or Hermitian one dot product gives both. O(n^2) time, O(n) memory. The pivots ``delta_k = det T_{k+1} / det T_k`` are
+what a determinant needs. All leading minors must be nonsingular, and accuracy is lost where one is nearly singular, so
+nobody may trust the result unchecked.
 
-    T^-1 = S(x) + 1/2 [ S(z) C(x) - S(x) C(z) ],     C circulant, S skew-circulant of that first column,
-
-which holds for every nonsingular T (no condition on x_0, unlike Gohberg-Semencul).
-Source: G. Heinig and K. Rost, Algebraic Methods for Toeplitz-like Matrices and Operators, 1984 (the f-circulant
-family).
+Source: N. Levinson, 1947; J. Durbin, 1960; G. H. Golub and C. F. Van Loan, Matrix Computations, 4th ed., 2013, section
+4.7.
 """
 
 from typing import Any
 
 import numpy
-import scipy.linalg
 import torch
+from scipy.linalg import blas
 
-__all__ = ["TwoSolve", "compiled_pairs", "recursion"]
+__all__ = ["FEW", "pairs", "second_right_side"]
+
+FEW = 16  # up to so many systems go one by one through BLAS (a call costs a microsecond), more share each numpy call
+_CHUNK = 1024  # systems side by side: a chunk's vectors stay in the cache
+_LEAST = 1e-13  # a pivot below this times max|t| is the pivot of a singular leading minor
 
 
-def recursion(t: Any, rhs: Any, symmetric: bool) -> tuple[Any, Any, Any, Any]:
-    """``f = T^-1 e_0``, ``y = T^-1 rhs`` and ``sign, log|det T|`` for t ``(B, 2n - 1)``, rhs ``(B, n)``, all numpy.
-
-    A singular leading minor gives non-finite numbers, which the caller must look for.
-    """
-    kind = numpy.result_type(t, rhs)
-    if t.shape[0] == 1:  # one system: one-dimensional arrays and BLAS dots, several times faster
-        f, y, pivots = _march(t[0].astype(kind), rhs[0].astype(kind), symmetric, numpy.dot)
-        f, y, pivots = f[None], y[None], pivots[None]
-    else:
-        entries, right = (numpy.ascontiguousarray(v.T.astype(kind)) for v in (t, rhs))
-        f, y, pivots = (v.T for v in _march(entries, right, symmetric, lambda a, b: (a * b).sum(0)))
+def pairs(t: Any, mirror: str | None = None) -> tuple[Any, Any, Any]:
+    """``x, z, pivots``, each ``(B, n)``, for the diagonals t ``(B, 2n - 1)``, all numpy; ``mirror`` says that each T is
+    "symmetric" or "hermitian". A singular leading minor gives NaN, which the caller must look for."""
+    batch = t.shape[0]
+    if batch <= FEW:
+        found = [_one(numpy.ascontiguousarray(row), mirror) for row in t]
+        x, z, pivots = (numpy.stack(v) for v in zip(*found, strict=True))
+        return x, z, pivots
+    march = _many_mirrored if mirror else _many
     with numpy.errstate(all="ignore"):
-        sizes = numpy.abs(pivots)
-        return f, y, numpy.prod(pivots / sizes, axis=1), numpy.log(sizes).sum(1)
-
-
-def compiled_pairs(t: Any, rhs: Any, symmetric: bool) -> tuple[Any, Any, Any, Any]:
-    """As ``recursion`` without the determinant (NaN): few large systems go through scipy's compiled Levinson, one by
-    one.
-
-    Compiled steps are cheaper than numpy calls; a batch of more than 8 shares each call in one vectorised recursion.
-    """
-    batch, n = rhs.shape
-    if batch > 8 or not numpy.isfinite(t).all():
-        return recursion(t, rhs, symmetric)
-    kind = numpy.result_type(t, rhs)
-    f, y = numpy.full((batch, n), numpy.nan, kind), numpy.full((batch, n), numpy.nan, kind)
-    right = numpy.zeros((n, 2), kind)
-    right[0, 0] = 1
-    for k in range(batch):
-        right[:, 1] = rhs[k]
-        try:
-            pair = scipy.linalg.solve_toeplitz((t[k, n - 1 :], t[k, n - 1 :: -1]), right, check_finite=False)
-        except numpy.linalg.LinAlgError:
-            continue  # a singular leading minor: the caller looks for the NaN
-        f[k], y[k] = pair[:, 0], pair[:, 1]
-    nothing = numpy.full(batch, numpy.nan)
-    return f, y, nothing.astype(kind), nothing
-
-
-def _march(t: Any, rhs: Any, symmetric: bool, dot: Any) -> tuple[Any, Any, Any]:
-    """The recursion along axis 0: f and b solve for the first and the last unit vector of the leading k x k minor."""
-    n = rhs.shape[0]
-    backwards = numpy.ascontiguousarray(t[: n - 2 if n > 1 else None : -1])  # t_{n-1} .. t_0
-    upper = numpy.ascontiguousarray(t[n - 1 :: -1])  # t_0, t_-1, .. t_{-(n-1)}
-    f, b, y, pivots, work = (numpy.zeros_like(rhs) for _ in range(5))
-    with numpy.errstate(all="ignore"):
-        pivots[0] = t[n - 1]
-        f[0] = b[0] = 1 / pivots[0]
-        y[0] = rhs[0] / pivots[0]
-        for k in range(1, n):
-            column = backwards[n - 1 - k : n - 1]  # t_k .. t_1
-            below = dot(column, f[:k])
-            above = below if symmetric else dot(upper[1 : k + 1], b[:k])
-            scale = 1 / (1 - below * above)
-            missing = rhs[k] - dot(column, y[:k])
-            shifted = work[: k + 1]
-            shifted[0] = 0
-            shifted[1:] = b[:k]
-            if not symmetric:
-                numpy.multiply(f[: k + 1], -above * scale, out=b[: k + 1])
-                b[: k + 1] += scale * shifted
-            shifted *= below
-            f[: k + 1] -= shifted
-            f[: k + 1] *= scale
-            if symmetric:
-                b[: k + 1] = f[k::-1]
-            y[: k + 1] += missing * b[: k + 1]
-            pivots[k] = 1 / f[0]
-    return f, y, pivots
+        found = [
+            march(numpy.ascontiguousarray(t[start : start + _CHUNK].T), mirror) for start in range(0, batch, _CHUNK)
+        ]
+    x, z, pivots = (
+        v[0].T if len(v) == 1 else numpy.concatenate([part.T for part in v]) for v in zip(*found, strict=True)
+    )
+    return numpy.ascontiguousarray(x), numpy.ascontiguousarray(z), pivots
 
 
 def second_right_side(t: Any) -> Any:
@@ -105,27 +57,105 @@ def second_right_side(t: Any) -> Any:
     return t[..., n - 1 :] + numpy.concatenate((numpy.zeros_like(t[..., :1]), t[..., : n - 1]), -1)
 
 
-class TwoSolve:
-    """T^-1 from the pair (x, z), each ``(*b, n)``: applied to rows with seven transforms of length n, four of them
-    kept."""
+def _sides(t: Any) -> tuple[Any, Any]:
+    """Along axis 0: ``t_{n-1} .. t_1``, and ``t_{-1} .. t_{-(n-1)}, 0``."""
+    n = (t.shape[0] + 1) // 2
+    left = numpy.ascontiguousarray(t[: n - 1 : -1]) if n > 1 else t[:0]
+    return left, numpy.concatenate((t[: n - 1][::-1], numpy.zeros_like(t[:1])))
 
-    def __init__(self, x: torch.Tensor, z: torch.Tensor) -> None:
-        n = x.shape[-1]
-        self.x, self.z = x, z
-        angle = torch.arange(n, device=x.device, dtype=torch.float64) * (torch.pi / n)
-        self._twist = torch.polar(torch.ones_like(angle), angle)  # D with S(v) = D^-1 C(D v) D
-        self._cx, self._cz = torch.fft.fft(x)[..., None, :], torch.fft.fft(z)[..., None, :]
-        self._sx, self._sz = (torch.fft.fft(v * self._twist)[..., None, :] for v in (x, z))
 
-    def solve_rows(self, b: torch.Tensor) -> torch.Tensor:
-        """y with ``T y = b`` for each row b ``(*b, k, n)``."""
-        hat = torch.fft.fft(b)
-        by_x, by_z = torch.fft.ifft(self._cx * hat), torch.fft.ifft(self._cz * hat)
-        first = torch.fft.fft((b - by_z / 2) * self._twist)
-        second = torch.fft.fft(by_x * self._twist)
-        y = torch.fft.ifft(self._sx * first + self._sz * second / 2) * self._twist.conj()
-        return y if b.is_complex() or self.x.is_complex() else y.real
+def _one(t: Any, mirror: str | None) -> tuple[Any, Any, Any]:
+    return _steps(t, mirror, _LEAST * float(abs(t).max()))
 
-    def solve_transposed_rows(self, b: torch.Tensor) -> torch.Tensor:
-        """y with ``T^T y = b``: ``T^-T = J T^-1 J``, so no new factorisation."""
-        return self.solve_rows(b.flip(-1)).flip(-1)
+
+def _steps(t: Any, mirror: str | None, floor: Any) -> tuple[Any, Any, Any]:
+    """One system on BLAS with offsets: no slice is made. g has b's entries at its end, so that a shift costs nothing.
+    NaN where a pivot is not above ``floor``."""
+    n = (len(t) + 1) // 2
+    left, right = _sides(t)
+    f, g, pivots = numpy.zeros(n, t.dtype), numpy.zeros(n + 1, t.dtype), numpy.full(n, numpy.nan, t.dtype)
+    dot, axpy = (blas.zdotu, blas.zaxpy) if t.dtype.kind == "c" else (blas.ddot, blas.daxpy)
+    delta = t.tolist()[n - 1]
+    if not abs(delta) > floor:
+        return numpy.full_like(f, numpy.nan), numpy.full_like(f, numpy.nan), pivots
+    pivots[0], f[0], g[n] = delta, 1, 1 / delta
+    for k in range(1, n):
+        below = dot(left, f, k, n - 1 - k)
+        if mirror is None:
+            above = dot(right, g, k, 0, 1, n + 1 - k)
+        else:
+            above = (below if mirror == "symmetric" else below.conjugate()) / delta
+        delta = delta - below * above
+        if not abs(delta) > floor:
+            return numpy.full_like(f, numpy.nan), numpy.full_like(f, numpy.nan), pivots
+        pivots[k] = delta
+        axpy(g, f, k, -below, n + 1 - k, 1, 1)
+        axpy(f, g, k + 1, -above / delta, 0, 1, n - k)
+    z = dot(right, g, n, 0, 1, 1) * f - delta * g[:n]
+    z[0] += 1
+    return f / delta, z, pivots
+
+
+def _many(t: Any, mirror: str | None) -> tuple[Any, Any, Any]:
+    """Systems side by side along axis 1: the same steps; torch's addcmul updates in one pass over memory."""
+    n, batch = (t.shape[0] + 1) // 2, t.shape[1]
+    left, right = _sides(t)
+    f, g, pivots = (numpy.zeros((size, batch), t.dtype) for size in (n, n + 1, n))
+    f[0], g[n], pivots[0] = 1, 1 / t[n - 1], t[n - 1]
+    ft, gt = torch.from_numpy(f), torch.from_numpy(g)
+    for k in range(1, n):
+        below = numpy.einsum("kb,kb->b", left[n - 1 - k :], f[:k])
+        above = numpy.einsum("kb,kb->b", right[:k], g[n + 1 - k :])
+        delta = numpy.subtract(pivots[k - 1], below * above, out=pivots[k])
+        ft[1 : k + 1].addcmul_(gt[n + 1 - k :], torch.from_numpy(below), value=-1)
+        gt[n - k :].addcmul_(ft[: k + 1], torch.from_numpy(above / delta), value=-1)
+    z = numpy.einsum("kb,kb->b", right, g[1:]) * f - pivots[n - 1] * g[:n]
+    z[0] += 1
+    _spoil(t, f, pivots)
+    f /= pivots[n - 1]
+    return f, z, pivots
+
+
+def _many_mirrored(t: Any, mirror: str | None) -> tuple[Any, Any, Any]:
+    """Symmetric or Hermitian: b is f read backwards (and conjugated), so the first halves of both are all there is.
+    With h the larger half of k and j < h, row j of f is ``f_j``, row ``start + j`` of g is ``b_j / delta``."""
+    n, batch = (t.shape[0] + 1) // 2, t.shape[1]
+    left, right = _sides(t)
+    down = t[n:]
+    size = n // 2 + 1
+    f, g, pivots = (numpy.zeros((rows, batch), t.dtype) for rows in (size, n + size, n))
+    f[0], g[n], pivots[0] = 1, 1 / t[n - 1], t[n - 1]
+    ft, gt = torch.from_numpy(f), torch.from_numpy(g)
+    conjugate = mirror == "hermitian" and t.dtype.kind == "c"
+    for k in range(1, n):
+        h, start, delta = (k + 1) // 2, n + 1 - k, pivots[k - 1]
+        back = g[start : start + k - h]
+        if k % 2 == 0:  # one more row: the middle entry of f comes from the other half
+            f[h] = (g[start + h - 1].conj() if conjugate else g[start + h - 1]) * delta
+        below = numpy.einsum("kb,kb->b", down[: k - h], back.conj() if conjugate else back) * delta
+        below += numpy.einsum("kb,kb->b", left[n - 1 - k : n - 1 - k + h], f[:h])
+        step = below / delta
+        step = step.conj() if conjugate else step
+        numpy.subtract(delta, below * step, out=pivots[k])
+        h = k // 2 + 1
+        ft[1:h].addcmul_(gt[start : start + h - 1], torch.from_numpy(below), value=-1)
+        gt[start - 1 : start - 1 + h].addcmul_(ft[:h], torch.from_numpy(step / pivots[k]), value=-1)
+    half = n // 2
+    whole = numpy.empty((n, batch), t.dtype)
+    whole[: n - half] = f[: n - half]
+    tail = g[1 : 1 + half][::-1] if n > 1 else g[:0]
+    numpy.multiply(tail.conj() if conjugate else tail, pivots[n - 1], out=whole[n - half :])
+    back = whole[::-1].conj() if conjugate else whole[::-1]
+    z = numpy.multiply(whole, numpy.einsum("kb,kb->b", right, back) / pivots[n - 1])
+    z[1:] -= back[:-1]
+    z[0] += 1
+    _spoil(t, whole, pivots)
+    whole /= pivots[n - 1]
+    return whole, z, pivots
+
+
+def _spoil(t: Any, f: Any, pivots: Any) -> None:
+    """As ``_one`` breaks off: NaN where a pivot is that of a singular leading minor."""
+    bad = ~(abs(pivots) > _LEAST * abs(t).max(0)).all(0)
+    f[:, bad] = numpy.nan
+    pivots[:, bad] = numpy.nan

@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["chan", "strang"]
+__all__ = ["chan", "safely_definite", "strang"]
 
 
 def strang(t: torch.Tensor) -> torch.Tensor:
@@ -26,3 +26,9 @@ def chan(t: torch.Tensor) -> torch.Tensor:
     k = torch.arange(n, dtype=torch.float64, device=t.device)
     upper = torch.cat((torch.zeros_like(t[..., :1]), t[..., : n - 1]), -1)
     return ((n - k) * t[..., n - 1 :] + k * upper) / n
+
+
+def safely_definite(eigenvalues: torch.Tensor) -> torch.Tensor:
+    """Whether the smallest of real eigenvalues ``(*batch, n)`` exceeds ``sqrt(eps)`` times the largest."""
+    least, most = torch.aminmax(eigenvalues, dim=-1)
+    return least > torch.finfo(eigenvalues.dtype).eps ** 0.5 * most

@@ -1,5 +1,6 @@
-"""What Toeplitz matrices share, and the factorisation worth keeping of one: everything follows from the diagonals."""
+"""What Toeplitz matrices share: everything follows from the diagonals."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -11,17 +12,20 @@ from structmat.functional import fourier
 from structmat.functional import toeplitz as ft
 from structmat.functional import toeplitz_det as fd
 from structmat.functional import toeplitz_solve as fs
+from structmat.functional.implicit import Solver
+from structmat.functional.toeplitz_policy import side_by_side
 from structmat.lazy import Prepared
 from structmat.matrix import Matrix
 from structmat.solving import DenseFactorisation, Factorisation, Options, SolveInfo, judge, limit
+from structmat.types.toeplitz_factor_family import ToeplitzFactorisation
 
-__all__ = ["ToeplitzFactorisation", "ToeplitzFamily"]
+__all__ = ["ToeplitzFamily"]
 
 
 class ToeplitzFamily(Matrix):
     """Products, solves, determinants and slices out of the vector of diagonals."""
 
-    solve_methods: ClassVar[tuple[str, ...]] = ("auto", "dense", "levinson", "cg")
+    solve_methods: ClassVar[tuple[str, ...]] = ("auto", "dense", "levinson", "cg", "gko", "gmres", "minres")
 
     def _diagonals(self) -> torch.Tensor:
         """``(*batch, m + n - 1)``, from the upper right corner to the lower left."""
@@ -41,26 +45,36 @@ class ToeplitzFamily(Matrix):
     def _definite(self) -> bool:
         return Claim.POSITIVE_DEFINITE in self.claims
 
+    def _mirror(self) -> str | None:
+        """What is known of the diagonals on both sides: "hermitian", "symmetric" or nothing."""
+        claims = self.claims
+        return "hermitian" if Claim.HERMITIAN in claims else "symmetric" if Claim.SYMMETRIC in claims else None
+
     def _solve_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
-        """auto: dense LU up to the dense limit; conjugate gradients where definite; else Levinson with the two-solve
-        inverse."""
-        tensors = (y, *self.tensors())
-        small = self.shape[-1] <= backend.dense_limit(y.device)
-        if options.method == "dense" or (options.method == "auto" and small):
+        """auto: dense LU up to the dense limit, many small systems as one vectorised recursion; above it conjugate
+        gradients where definite, else Levinson with the two-solve inverse, refined; then elimination, then Krylov. The
+        backward error of each right-hand side decides."""
+        if options.method == "dense" or (options.method == "auto" and self._goes_dense(y)):
             return super()._solve_rows(y, options)
         self._refuse_tracing("solve")
         for name in ("preconditioner", "start", "max_steps", "callback"):
-            if getattr(options, name) is not None and options.method == "levinson":
-                raise ValueError(f"{self!r}.solve: {name} has no meaning for the direct method 'levinson'")
+            if getattr(options, name) is not None and options.method in ("levinson", "gko"):
+                raise ValueError(f"{self!r}.solve: {name} has no meaning for the direct method {options.method!r}")
         record = self._record(options, y.dtype)
         x = fs.solve_rows(self._diagonals(), y, record)
-        accepted = limit(y.dtype, options.tol)
-        if options.check and backend.eager(*tensors) and record.backward_error is not None:
-            judge(self, record.backward_error, record.used, accepted)
+        if options.check and backend.eager(y, *self.tensors()) and record.backward_error is not None:
+            judge(self, record.backward_error, record.used, record.accepted)
         return x, SolveInfo(record.used, record.steps, record.backward_error, tuple(record.reasons))
 
+    def _goes_dense(self, y: torch.Tensor) -> bool:
+        n = int(self.shape[-1])
+        if n > backend.dense_limit(y.device):
+            return False
+        tensors = (y, *self.tensors())
+        return not (y.device.type == "cpu" and backend.eager(*tensors) and side_by_side(math.prod(self.batch_shape), n))
+
     def _refuse_tracing(self, verb: str) -> None:
-        """Levinson and conjugate gradients look at values on the way, which a traced graph cannot."""
+        """The structured methods look at values on the way, which a traced graph cannot."""
         if torch.compiler.is_compiling():
             raise StructureError(
                 f"{self!r}.{verb} under torch.compile: above the dense limit "
@@ -85,12 +99,12 @@ class ToeplitzFamily(Matrix):
         start = options.start
         if start is not None:
             start = start[None, :] if start.ndim == 1 else start.mT
-        claims = self.claims
         return fs.Record(
             options.method,
-            Claim.POSITIVE_DEFINITE in claims,
-            Claim.SYMMETRIC in claims,
+            self._definite(),
+            self._mirror(),
             target,
+            limit(dtype, options.tol),
             apply,
             start,
             options.max_steps,
@@ -108,28 +122,28 @@ class ToeplitzFamily(Matrix):
     def _factor(self, method: str) -> Factorisation:
         if method == "dense" or (method == "auto" and self.shape[-1] <= backend.dense_limit(self.device or "cpu")):
             return DenseFactorisation.of(self)
-        if method == "cg":
+        if method in ("cg", "gmres", "minres"):
             raise ValueError(
-                f"{self!r}.factor: conjugate gradients keep no factorisation; legal methods are "
-                "'auto', 'dense', 'levinson'"
+                f"{self!r}.factor: the iterative method {method!r} keeps no factorisation; legal methods are "
+                "'auto', 'dense', 'levinson', 'gko'"
             )
-        return ToeplitzFactorisation.of(self)
+        return ToeplitzFactorisation.of(self, method)
 
     def slogdet(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Dense LU up to the dense limit; above it from Levinson's pivots, with a gradient in O(n log n) after three
-        solves.
-
-        Raises SolveError where a leading minor is singular to working precision.
-        """
+        """Dense LU up to the dense limit; above it from Levinson's pivots where they can be trusted, else from those of
+        elimination (16 n^2 bytes, up to n = 8192); the gradient in O(n log n) after three solves."""
         m, n = self._size()
         if m != n or n <= backend.dense_limit(self.device or "cpu"):
             return super().slogdet()
+        return self._slogdet(None)
+
+    def _slogdet(self, known: Solver | None) -> tuple[torch.Tensor, torch.Tensor]:
         self._refuse_tracing("slogdet")
-        sign, logabs = fd.slogdet(self._diagonals(), self._symmetric())
-        if backend.eager(logabs) and not bool(torch.isfinite(logabs).all()):
+        sign, logabs = fd.slogdet(self._diagonals(), self._mirror(), known)
+        if backend.eager(logabs) and bool(torch.isnan(logabs).any()):
             raise SolveError(
                 f"{self!r}.slogdet: a leading minor is singular to working precision, so Levinson's "
-                "pivots give no determinant; "
+                "pivots give no determinant, and the order is too large for elimination; "
                 "use torch.linalg.slogdet(A.to_dense())"
             )
         return self._cast(sign), self._cast(logabs, real=True)
@@ -202,38 +216,3 @@ class ToeplitzFamily(Matrix):
             flops + 14.0 * n * n,
             moved + 48.0 * n * n,
         )
-
-
-class ToeplitzFactorisation(Factorisation):
-    """The two-solve pair ``x = T^-1 e_0, z = T^-1 c``, refined: O(n) memory, O(n log n) a solve, also for T^H."""
-
-    x: torch.Tensor | None = None
-    z: torch.Tensor | None = None
-    reached: float = 0.0
-
-    @classmethod
-    def of(cls, matrix: ToeplitzFamily) -> "ToeplitzFactorisation":
-        with torch.no_grad():
-            t = matrix._diagonals().detach()
-            wide = t.to(torch.promote_types(t.dtype, torch.float64))
-            inverse, _, _, _ = fs.two_solve(wide, matrix._symmetric())
-            eta = fs.pair_error(wide, inverse)
-        judge(matrix, eta, "levinson", limit(torch.float64, None))
-        return cls(matrix, "levinson", inverse.x, inverse.z, float(eta.max()))
-
-    @property
-    def backward_error(self) -> float:
-        return self.reached
-
-    def solve_rows(self, y: torch.Tensor) -> torch.Tensor:
-        assert self.x is not None and self.z is not None
-        rows = y[None, :] if y.ndim == 1 else y
-        record = fs.Record(known=fs.TwoSolve(self.x, self.z), symmetric=self.matrix._symmetric())
-        x = fs.solve_rows(self.matrix._diagonals(), rows, record)
-        x = x.to(torch.promote_types(y.dtype, self.matrix.dtype))
-        return x[..., 0, :] if y.ndim == 1 else x
-
-    def adjoint_solve(self, b: torch.Tensor) -> torch.Tensor:
-        """From the same pair: ``T^-H = conj(J T^-1 J)``."""
-        flipped = b.conj().flip(-1 if b.ndim == 1 else -2)
-        return self.solve(flipped).flip(-1 if b.ndim == 1 else -2).conj().resolve_conj()
