@@ -15,6 +15,7 @@ import torch
 from structmat import backend
 from structmat.functional import multilevel as fm
 from structmat.functional.krylov import Apply, Outcome, cgls, conjugate_gradients, gmres
+from structmat.functional.krylov.general import restart_length
 from structmat.functional.preconditioners import chan, strang
 
 __all__ = ["METHODS", "LevelSolver", "Operator", "Record", "block_circulant_of", "toeplitz_operator"]
@@ -22,6 +23,7 @@ __all__ = ["METHODS", "LevelSolver", "Operator", "Record", "block_circulant_of",
 METHODS = ("cg", "gmres", "cgls")
 _TARGET = 20 * torch.finfo(torch.float64).eps
 _MOST_STEPS, _GMRES_STEPS = 10_000, 300  # GMRES is left early where another method may serve
+_KEPT = 100  # vectors of a cycle of GMRES
 Sizes = tuple[int, ...]
 
 
@@ -147,7 +149,10 @@ class LevelSolver:
             last: Any = (op.sigma, record.target, steps, start, record.callback)
             if method == "cgls":
                 return self._refined(apply, b, steps, start)
-            return (gmres if method == "gmres" else conjugate_gradients)(op.multiply, apply, b, *last)
+            if method == "gmres":
+                width = min(_KEPT, restart_length(b.numel() // b.shape[-1], b.shape[-1]))
+                return gmres(op.multiply, apply, b, *last, restart=width)
+            return conjugate_gradients(op.multiply, apply, b, *last)
 
         return run
 

@@ -38,8 +38,9 @@ class MultilevelFamily(Matrix):
 
     @property
     def core(self) -> Mapping[str, int]:  # type: ignore[override]  # the number of levels differs from value to value
-        """All trailing axes of the stored array belong to the levels."""
-        return {self._layout[0][0]: self._levels()}
+        """All trailing axes of the stored array belong to the levels; if it has too few, ``_check_levels`` says so."""
+        levels = self._levels()
+        return {self._layout[0][0]: min(levels, getattr(self._stored(), "ndim", levels))}
 
     def _stored(self) -> torch.Tensor:
         tensor: torch.Tensor = getattr(self, self._layout[0][0])
