@@ -25,9 +25,10 @@ import scipy.linalg
 import torch
 
 from structmat.functional import fourier
-from structmat.functional.levinson import TwoSolve, second_right_side
+from structmat.functional.levinson import second_right_side
 from structmat.functional.superfast_tree import Tree, tree_order
 from structmat.functional.toeplitz import toeplitz_geometry, toeplitz_product
+from structmat.functional.two_solve import TwoSolve
 
 __all__ = ["Superfast", "factor"]
 
