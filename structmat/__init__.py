@@ -25,6 +25,7 @@ from structmat.types.circulant import Circulant
 from structmat.types.cosine_diagonal import CosineDiagonal
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
+from structmat.types.displacement import LowDisplacementRank
 from structmat.types.givens import GivensProduct
 from structmat.types.hankel import Hankel
 from structmat.types.hermitian_toeplitz import HermitianToeplitz
@@ -60,6 +61,7 @@ __all__ = [
     "Identity",
     "Implicit",
     "Inverse",
+    "LowDisplacementRank",
     "LowRank",
     "Matrix",
     "NotStructuredError",

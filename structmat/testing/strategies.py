@@ -15,6 +15,7 @@ from structmat.matrix import Matrix
 from structmat.types.circulant import Circulant
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
+from structmat.types.displacement import LowDisplacementRank
 from structmat.types.householder import HouseholderProduct
 from structmat.types.low_rank import LowRank
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
@@ -26,6 +27,7 @@ __all__ = [
     "dtypes",
     "householder_products",
     "identities",
+    "low_displacement_rank",
     "low_rank",
     "matrices",
     "symmetric_toeplitz",
@@ -159,11 +161,27 @@ def householder_products(
     )
 
 
+def low_displacement_rank(
+    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
+) -> Strategy:
+    """``LowDisplacementRank`` of rank 0 to 4 under several operators (complex ones only where the dtype is)."""
+    pairs: list[tuple[complex, complex]] = [(1, -1), (-1, 1), (2, -1), (1, 0.5)]
+
+    def build(drawn: Any) -> Strategy:
+        lead, order, r, (e, f) = drawn
+        shape = (*lead, order, r)
+        return st.builds(LowDisplacementRank, tensors(shape, dtype), tensors(shape, dtype), st.just(e), st.just(f))
+
+    some = st.sampled_from(pairs + ([(1j, -1)] if dtype.is_complex else []))
+    return st.tuples(_batches(batch), _sizes(most) if n is None else st.just(n), st.integers(0, 4), some).flatmap(build)
+
+
 _SQUARE: dict[type[Matrix], Callable[..., Strategy]] = {
     Diagonal: diagonals,
     Circulant: circulants,
     SymmetricToeplitz: symmetric_toeplitz,
     HouseholderProduct: householder_products,
+    LowDisplacementRank: low_displacement_rank,
 }
 _ANY: dict[type[Matrix], Callable[..., Strategy]] = {Dense: dense, Toeplitz: toeplitz, LowRank: low_rank}
 

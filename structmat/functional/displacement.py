@@ -1,0 +1,299 @@
+"""Products with matrices of low displacement rank, forward and backward, in memory that knows neither r nor the rows.
+
+``Z_e A - A Z_f = G H^T`` with ``e != f`` means
+
+    A = 1/(e - f) sum_j Z_e(g_j) Z_f(J h_j),
+
+f-circulants with the first columns g_j and the reversed h_j. A product is ``u_j = Z_f(J h_j) x`` and
+``y = sum_j Z_e(g_j) u_j / (e - f)``, the sum taken in the Fourier domain (``shift``): 2r + 2 transforms of length n a
+row. Real rows go two by two as one complex row: a real matrix acts on both parts alike, and no transform is wasted.
+
+Rows and terms go through in blocks of a size the cache holds; the backward pass computes the u_j again. So one Function
+holds no more than its arguments, its result and one block, whatever r times the number of rows is.
+Source: V. Y. Pan, Structured Matrices and Polynomials, 2001, Theorem 4.4.1; derivatives: the adjoint of each step.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from structmat import backend
+from structmat.functional.rows import ALL, conjugate_of, cut, flattened, packed, restored, unpacked
+from structmat.functional.shift import Shift
+
+__all__ = ["product", "product_kept", "spectra"]
+
+_BLOCK = 1 << 17  # complex numbers of one block: one MiB in single precision, which the second-level cache holds
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """The operator, opaque to torch's pytrees."""
+
+    e: complex
+    f: complex
+
+
+def product(left: torch.Tensor, right: torch.Tensor, x: torch.Tensor, e: complex, f: complex) -> torch.Tensor:
+    """``x A^T`` for generators left, right ``(*b, n, r)``: x ``(..., k, n)`` or one row; nonzero numbers ``e != f``.
+
+    Real or complex; half and bfloat16 are carried out in float32. Cost: 2r + 2 complex transforms of length n for two
+    real rows or one complex row, and 4r + 4 in the backward pass.
+    """
+    out, wide_left, wide_right, rows = _promoted(left, right, x, e, f)
+    lone = rows.ndim == 1
+    rows = rows[None] if lone else rows
+    lead = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    flat, shape = flattened(rows, lead)
+    if left.shape[-1] == 0:  # the zero matrix: one column of zeros, so that all derivatives are there
+        wide_left, wide_right = (torch.nn.functional.pad(t, (0, 1)) for t in (wide_left, wide_right))
+    g, h = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (wide_left, wide_right))
+    if 0 in flat.shape:
+        y = flat.clone()
+    elif torch.compiler.is_compiling():
+        y = _forward(g, h, flat, _Job(e, f), whole=True)
+    else:
+        backend.demand("displacement_product", left, x)
+        y = (_Product if backend.transforming() else _KeepingSpectra).apply(g, h, flat, _Job(e, f))
+    y = restored(y, shape, lead)
+    return (y[..., 0, :] if lone else y).to(out)
+
+
+def _promoted(
+    left: torch.Tensor, right: torch.Tensor, x: torch.Tensor, e: complex, f: complex
+) -> tuple[torch.dtype, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The dtype of the result, and the operands in the precision computed in: complex rows wherever A is complex."""
+    own = torch.promote_types(left.dtype, right.dtype)
+    if isinstance(e, complex) or isinstance(f, complex):
+        own = backend.complex_of(own)
+    out = torch.promote_types(own, x.dtype)
+    wide = backend.compute_dtype(out)
+    part = wide if own.is_complex else backend.real_of(wide)
+    return out, left.to(part), right.to(part), x.to(wide)
+
+
+# -- the product, block by block ----------------------------------------------------------------------------------
+
+
+Spectra = tuple[torch.Tensor, torch.Tensor, Shift, Shift]
+
+
+def spectra(left: torch.Tensor, right: torch.Tensor, e: complex, f: complex) -> Spectra:
+    """The spectra ``(B, r, N)`` of ``g_j / (e - f)`` and of ``J h_j``, with the two shifts they belong to."""
+    n = int(left.shape[-2])
+    to_e, to_f = (Shift.of(n, number, left.dtype, left.device) for number in (e, f))
+    return to_e.analyse(left.mT * (1 / (e - f))), to_f.analyse(right.flip(-2).mT), to_e, to_f
+
+
+def product_kept(
+    kept: tuple[torch.Tensor, torch.Tensor],
+    x: torch.Tensor,
+    lead: torch.Size,
+    own: torch.dtype,
+    e: complex,
+    f: complex,
+) -> torch.Tensor:
+    """``product`` with the spectra of the generators given; ``lead`` is the batch of A, ``own`` its dtype."""
+    wide = backend.compute_dtype(torch.promote_types(own, x.dtype))
+    lone = x.ndim == 1
+    flat, shape = flattened((x[None] if lone else x).to(wide), lead)
+    if 0 in flat.shape:
+        y = flat
+    else:
+        n = int(x.shape[-1])
+        to_e, to_f = (Shift.of(n, number, wide, x.device) for number in (e, f))
+        with backend.full_precision(x.device):
+            y = _blocks_forward((*kept, to_e, to_f), flat, torch.compiler.is_compiling())
+    y = restored(y, shape, lead)
+    return y[..., 0, :] if lone else y
+
+
+def _forward(g: torch.Tensor, h: torch.Tensor, x: torch.Tensor, job: _Job, whole: bool = False) -> torch.Tensor:
+    with backend.full_precision(x.device):
+        return _blocks_forward(spectra(g, h, job.e, job.f), x, whole)
+
+
+def _blocks_forward(known: Spectra, x: torch.Tensor, whole: bool = False) -> torch.Tensor:
+    ghat, what, to_e, to_f = known
+    terms, batch = int(ghat.shape[-2]), []
+    for some, pieces, step in _blocks(x, terms, to_f.length, whole):
+        done = []
+        for rows in pieces:
+            xhat = to_f.analyse(packed(cut(x, some, rows)))
+            total: torch.Tensor | None = None
+            for j in range(0, terms, step):
+                u = to_e.analyse(to_f.synthesise(_spread(cut(what, some), j, step) * _lift(xhat, step)))
+                total = _added(total, _spread(cut(ghat, some), j, step), u, step)
+            assert total is not None
+            done.append(unpacked(to_e.synthesise(total), cut(x, some, rows)))
+        batch.append(done[0] if len(done) == 1 else torch.cat(done, -2))
+    return batch[0] if len(batch) == 1 else torch.cat(batch, 0)
+
+
+def _backward(
+    g: torch.Tensor,
+    h: torch.Tensor,
+    x: torch.Tensor,
+    grad: torch.Tensor,
+    job: _Job,
+    needed: tuple[bool, bool, bool],
+    known: Spectra | None = None,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """The cotangents of g, h and x: the u_j are computed again. Out-of-place throughout, so that it can be
+    differentiated, and transformed by torch.func, as it stands."""
+    with backend.full_precision(x.device):
+        ghat, what, to_e, to_f = known or spectra(g, h, job.e, job.f)
+        terms, by_g, by_h, by_x = int(g.shape[-1]), [], [], []
+        for some, pieces, step in _blocks(x, terms, to_f.length, False):
+            sums: list[list[torch.Tensor]] = [[], []]
+            done = []
+            for rows in pieces:
+                both = packed(cut(x, some, rows)), packed(cut(grad, some, rows))
+                parts = _block_backward(cut(ghat, some), cut(what, some), *both, to_e, to_f, step, needed)
+                for kept, part in zip(sums, parts[:2], strict=True):
+                    if part is not None:
+                        kept[:] = [kept[0] + part] if kept else [part]
+                if parts[2] is not None:
+                    done.append(unpacked(parts[2], cut(x, some, rows)))
+            by_g += sums[0]
+            by_h += sums[1]
+            by_x += [torch.cat(done, -2)] if done else []
+        scale = 1 / (job.e - job.f)
+        conjugate = scale.conjugate() if isinstance(scale, complex) else scale
+        gl = _like(to_e.lower(_joined(by_g)).mT * conjugate, g) if needed[0] else None
+        gr = _like(to_f.lower(_joined(by_h)).mT.flip(-2), h) if needed[1] else None
+        return gl, gr, _joined(by_x) if needed[2] else None
+
+
+def _block_backward(
+    ghat: torch.Tensor,
+    what: torch.Tensor,
+    x: torch.Tensor,
+    grad: torch.Tensor,
+    to_e: Shift,
+    to_f: Shift,
+    step: int,
+    needed: tuple[bool, bool, bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """The spectra of the cotangents of all terms, summed over the packed rows of one block, and the rows of x's."""
+    xhat, yhat = to_f.analyse(x), to_e.lift(grad)
+    xconj, yconj = conjugate_of(xhat), conjugate_of(yhat)
+    of_g, of_w, total = [], [], None
+    for j in range(0, int(ghat.shape[-2]), step):
+        w, v = _spread(what, j, step), _spread(ghat, j, step)
+        if needed[0]:
+            u = to_e.analyse(to_f.synthesise(w * _lift(xhat, step)))
+            of_g.append(conjugate_of((u * _lift(yconj, step)).sum(-2)))
+        if needed[1] or needed[2]:
+            back = to_f.lift(to_e.lower(conjugate_of(v) * _lift(yhat, step)))
+            if needed[1]:
+                of_w.append((back * _lift(xconj, step)).sum(-2))
+            if needed[2]:
+                total = _added(total, conjugate_of(w), back, step)
+    gathered = (
+        (torch.stack(s, -2) if step == 1 else torch.cat(s, -2)) if s else None for s in (of_g, of_w)
+    )  # each (B, step, N) or, for single terms, (B, N)
+    return *gathered, to_f.lower(total) if total is not None else None  # type: ignore[return-value]
+
+
+def _blocks(x: torch.Tensor, terms: int, length: int, whole: bool) -> Iterator[tuple[slice, list[slice], int]]:
+    """Matrices of the batch, their blocks of rows, and how many terms go at once."""
+    matrices, rows = (int(s) for s in x.shape[:2])
+    pack = 1 if x.is_complex() else 2
+    if whole:
+        yield ALL, [ALL], terms
+        return
+    many = max(1, _BLOCK // length)  # packed rows that a block may hold
+    each = max(1, min((rows + pack - 1) // pack, many))
+    together = max(1, min(matrices, many // each))
+    step = max(1, min(terms, many // (each * together)))
+    pieces = [slice(k, k + each * pack) for k in range(0, rows, each * pack)]
+    for b in range(0, matrices, together):
+        some = slice(b, b + together) if together < matrices else ALL
+        yield some, pieces if len(pieces) > 1 else [ALL], step
+
+
+def _spread(hat: torch.Tensor, j: int, step: int) -> torch.Tensor:
+    """Spectra of the terms j to j + step beside rows: ``(B, 1, N)`` for one term, else ``(B, step, 1, N)``."""
+    return hat[:, j, None, :] if step == 1 else hat[:, j : j + step, None, :]
+
+
+def _lift(rows: torch.Tensor, step: int) -> torch.Tensor:
+    return rows if step == 1 else rows[:, None]
+
+
+def _added(total: torch.Tensor | None, hat: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
+    """``total + sum over the terms of hat * rows``."""
+    if step == 1:
+        return hat * rows if total is None else torch.addcmul(total, hat, rows)
+    part = (hat * rows).sum(1)
+    return part if total is None else total + part
+
+
+def _joined(pieces: list[torch.Tensor]) -> torch.Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 0)
+
+
+def _like(grad: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return grad if t.is_complex() else grad.real.contiguous()
+
+
+class _Product(torch.autograd.Function):
+    """The product in eager mode: saves its arguments only, and computes the rest again."""
+
+    @staticmethod
+    def forward(g: Any, h: Any, x: Any, job: _Job) -> Any:
+        return _forward(g, h, x, job)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        g, h, x, ctx.job = inputs
+        ctx.save_for_backward(g, h, x)
+        ctx.save_for_forward(g, h, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        g, h, x = ctx.saved_tensors
+        return *_backward(g, h, x, grad, ctx.job, ctx.needs_input_grad[:3]), None
+
+    @staticmethod
+    def jvp(ctx: Any, dg: Any, dh: Any, dx: Any, _: Any) -> Any:
+        g, h, x = ctx.saved_tensors
+        moved = [(dg, h, x)] * (dg is not None) + [(g, dh, x)] * (dh is not None) + [(g, h, dx)] * (dx is not None)
+        terms = [_forward(*operands, ctx.job) for operands in moved]
+        return sum(terms[1:], terms[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, g: Any, h: Any, x: Any, job: _Job) -> Any:
+        size = info.batch_size
+        if in_dims[0] is None and in_dims[1] is None:  # only the rows are a batch: more rows of the same matrices
+            x = x.movedim(in_dims[2], 1)
+            y = _Product.apply(g, h, x.reshape(x.shape[0], -1, x.shape[-1]), job)
+            return y.reshape(x.shape), 1
+        full = [
+            t.expand(size, *t.shape) if d is None else t.movedim(d, 0)
+            for t, d in zip((g, h, x), in_dims[:3], strict=True)
+        ]
+        y = _Product.apply(*(t.reshape(-1, *t.shape[2:]) for t in full), job)
+        return y.reshape(size, -1, *y.shape[1:]), 0
+
+
+class _KeepingSpectra(torch.autograd.Function):
+    """The form for plain reverse mode: keeps the spectra of the generators, and nothing that grows with the rows.
+    Without ``setup_context``, whose signature torch inspects at every call."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Any, h: Any, x: Any, job: _Job) -> Any:
+        with backend.full_precision(x.device):
+            known = spectra(g, h, job.e, job.f)
+            ctx.job, ctx.shifts = job, known[2:]
+            ctx.save_for_backward(g, h, x, *known[:2])
+            return _blocks_forward(known, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        g, h, x, ghat, what = ctx.saved_tensors
+        known = None if torch.is_grad_enabled() else (ghat, what, *ctx.shifts)  # a recorded graph starts from g and h
+        return *_backward(g, h, x, grad, ctx.job, ctx.needs_input_grad[:3], known), None
