@@ -169,8 +169,8 @@ def test_above_the_dense_limit_a_verb_without_structure_says_what_to_do(verb: st
 
 
 def test_solving_with_a_sum_above_the_dense_limit() -> None:
-    total = sm.HouseholderProduct(torch.ones(1, 300, dtype=F64)) + sm.Circulant(LARGE)
     """No structured form: Krylov steps, or n^2 memory by name; the determinant says what to do."""
+    total = sm.HouseholderProduct(torch.ones(1, 300, dtype=F64)) + sm.Circulant(LARGE)
     with pytest.raises(sm.StructureError, match=r"slogdet: Sum has no structured form .* structmat.Dense"):
         total.slogdet()
     assert float((total @ total.solve(LARGE) - LARGE).norm()) <= 300 * 100 * torch.finfo(F64).eps

@@ -61,22 +61,26 @@ class Complement:
         return dataclasses.replace(self, matrix=self.matrix.mH, turned=not self.turned)
 
     def solve_rows(self, y: torch.Tensor) -> torch.Tensor:
-        """x with ``A_oo x = y``, refined while that gains, three times at most."""
+        """x with ``A_oo x = y``, refined where the backward error exceeds 20 eps and while that gains, three times at
+        most."""
+        norm = torch.linalg.vector_norm
+        sigma = self.matrix._norm_bound().to(y.device)
+        bound = sigma[..., None, None] if sigma.ndim else sigma
         x = self._once(y)
-        best = residual = y - self.matrix.linear(x)
-        size = torch.linalg.vector_norm(residual, dim=-1, keepdim=True)
-        enough = 4 * torch.finfo(size.dtype).eps * torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+        residual = y - self.matrix.linear(x)
+        length = norm(residual, dim=-1, keepdim=True)
         for _ in range(3):
-            if not bool((size > enough).any()):
+            size = bound * norm(x, dim=-1, keepdim=True) + norm(y, dim=-1, keepdim=True)
+            if not bool((length > 20 * torch.finfo(length.dtype).eps * size).any()):
                 break
-            new = x + self._once(best)
-            residual = y - self.matrix.linear(new)
-            size_new = torch.linalg.vector_norm(residual, dim=-1, keepdim=True)
-            better = size_new < 0.5 * size
+            new = x + self._once(residual)
+            residual_new = y - self.matrix.linear(new)
+            length_new = norm(residual_new, dim=-1, keepdim=True)
+            better = length_new < 0.5 * length
             if not bool(better.any()):
                 break
-            x, best = torch.where(better, new, x), torch.where(better, residual, best)
-            size = torch.where(better, size_new, size)
+            x, residual = torch.where(better, new, x), torch.where(better, residual_new, residual)
+            length = torch.where(better, length_new, length)
         return x
 
     def _once(self, y: torch.Tensor) -> torch.Tensor:

@@ -181,8 +181,9 @@ class Submatrix(Matrix):
             return dataclasses.replace(inner, reason=f"zeros at {n - k} missing indices, then {inner.reason}")
         if verb != "solve" or self._is_small() or not self._by_complement():
             return super().plan(verb, columns)
-        inner = self.matrix.plan("solve", n - k + 2 * columns)
-        reason = f"{self._reason()}, {n - k + 2 * columns} solves with A by {inner.path}"
+        solves = n - k + 2 * columns
+        inner = self.matrix.plan("solve", solves)
+        reason = f"{self._reason()}, {solves} solves by the factorisation of A"
         return backend.Plan("schur", reason, inner.flops, inner.bytes)
 
 
