@@ -4,7 +4,7 @@ from structmat import algebra as _algebra  # enters the rules between types
 from structmat import backend, checks, linalg, nn
 from structmat._version import __version__
 from structmat.claims import Claim, Claims
-from structmat.construct import circulant, hankel, stack, toeplitz
+from structmat.construct import circulant, dft, hadamard, hankel, stack, toeplitz
 from structmat.errors import (
     AmbiguousRuleError,
     BackendError,
@@ -20,6 +20,7 @@ from structmat.lazy import Implicit, Inverse, Product, Scaled, Sum
 from structmat.matrix import Matrix, allclose
 from structmat.types.block_circulant import BlockCirculant
 from structmat.types.block_toeplitz import BlockToeplitz
+from structmat.types.butterfly import Butterfly
 from structmat.types.cauchy import CauchyLike
 from structmat.types.circulant import Circulant
 from structmat.types.cosine_diagonal import CosineDiagonal
@@ -31,6 +32,7 @@ from structmat.types.hankel import Hankel
 from structmat.types.hermitian_toeplitz import HermitianToeplitz
 from structmat.types.householder import HouseholderProduct
 from structmat.types.low_rank import LowRank
+from structmat.types.orthogonal_butterfly import OrthogonalButterfly
 from structmat.types.orthogonal_circulant import OrthogonalCirculant
 from structmat.types.reflected_convolution import ReflectedConvolution
 from structmat.types.submatrix import Submatrix
@@ -44,6 +46,7 @@ __all__ = [
     "BackendError",
     "BlockCirculant",
     "BlockToeplitz",
+    "Butterfly",
     "CauchyLike",
     "CheckpointError",
     "Circulant",
@@ -65,6 +68,7 @@ __all__ = [
     "LowRank",
     "Matrix",
     "NotStructuredError",
+    "OrthogonalButterfly",
     "OrthogonalCirculant",
     "Product",
     "ReflectedConvolution",
@@ -82,6 +86,8 @@ __all__ = [
     "backend",
     "checks",
     "circulant",
+    "dft",
+    "hadamard",
     "hankel",
     "linalg",
     "nn",

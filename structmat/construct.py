@@ -6,13 +6,15 @@ from typing import Any
 import numpy
 import torch
 
+from structmat.claims import Claim
 from structmat.errors import DeviceError, DtypeError, ShapeError, StructureError
 from structmat.matrix import Matrix
+from structmat.types.butterfly import Butterfly
 from structmat.types.circulant import Circulant
 from structmat.types.hankel import Hankel
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 
-__all__ = ["circulant", "entries_of", "hankel", "stack", "toeplitz"]
+__all__ = ["circulant", "dft", "entries_of", "hadamard", "hankel", "stack", "toeplitz"]
 
 
 def entries_of(value: Any, name: str) -> torch.Tensor:
@@ -86,6 +88,25 @@ def hankel(c: Any, r: Any = None) -> Hankel:
     lead = torch.broadcast_shapes(column.shape[:-1], row.shape[:-1])
     pieces = (column.to(common), row[..., 1:].to(common))
     return Hankel(torch.cat([p.expand(*lead, p.shape[-1]) for p in pieces], -1), row.shape[-1])
+
+
+def dft(n: int, scale: str | None = None, *, dtype: torch.dtype = torch.complex128, device: Any = None) -> Butterfly:
+    """The DFT matrix ``exp(-2 pi i j k / n)`` as a butterfly, as ``scipy.linalg.dft``; ``scale`` None, "sqrtn" (then
+    it claims to be orthogonal) or "n"."""
+    if scale not in (None, "sqrtn", "n"):
+        raise ValueError(f"dft(scale={scale!r}): legal are None, 'sqrtn' and 'n'")
+    found = Butterfly.dft(n, dtype, device)
+    if scale is None:
+        return found
+    first = found.blocks[0] * (n**-0.5 if scale == "sqrtn" else 1 / n)
+    scaled = Butterfly((first, *found.blocks[1:]), found.digits, found.axes, found.order)
+    claims = (Claim.SYMMETRIC, Claim.ORTHOGONAL) if scale == "sqrtn" else (Claim.SYMMETRIC,)
+    return scaled.assume(*claims)
+
+
+def hadamard(n: int, *, dtype: torch.dtype = torch.float64, device: Any = None) -> Butterfly:
+    """Sylvester's Hadamard matrix of order n, a power of two, as a butterfly, as ``scipy.linalg.hadamard``."""
+    return Butterfly.hadamard(n, dtype=dtype, device=device)
 
 
 def stack(matrices: Sequence[Matrix]) -> Matrix:

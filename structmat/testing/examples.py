@@ -14,6 +14,7 @@ from structmat.claims import Claim
 from structmat.lazy import Inverse, Prepared, Product, Scaled, Slice, Sum
 from structmat.matrix import Matrix
 from structmat.testing.example import HALF, WIDE, Batch, Example, Factory, numbers
+from structmat.testing.examples_butterfly import BUTTERFLIES
 from structmat.testing.examples_displacement import DISPLACEMENT
 from structmat.testing.examples_lazy import IMPLICIT
 from structmat.testing.examples_cauchy import CAUCHY
@@ -215,6 +216,7 @@ EXAMPLES: tuple[Example, ...] = (
     *TOEPLITZ,
     *IMPLICIT,
     *ORTHOGONAL,
+    *BUTTERFLIES,
     *MULTILEVEL,
     *DISPLACEMENT,
     *CAUCHY,
