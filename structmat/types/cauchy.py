@@ -196,22 +196,31 @@ class CauchyLike(Matrix):
         cls, dense: torch.Tensor, row_nodes: torch.Tensor, column_nodes: torch.Tensor, tol: float | None = None
     ) -> Matrix:
         """The matrix with these nodes and the smallest r that the singular values of its displacement allow (those
-        below ``max(m, n) eps`` of the largest are dropped); equal within ``tol ||dense||_F`` (default 8 eps), else
-        NotStructuredError. Raises ValueError where two nodes are equal."""
-        _refuse_equal(row_nodes, column_nodes, "CauchyLike.from_dense", ValueError)
+        below ``max(m, n) eps`` of the largest are dropped); equal within ``tol ||dense||_F`` (default
+        ``8 max(m, n) eps``), else NotStructuredError. Raises ValueError where two nodes are equal."""
+        most = max(dense.shape[-2:])
+        eps = torch.finfo(dense.dtype).eps
+        found = cls.nearest(dense, row_nodes, column_nodes, min(dense.shape[-2:]))
+        sizes = torch.linalg.vector_norm(found.left.detach(), dim=-2) ** 2
+        rank = int((sizes > most * torch.finfo(sizes.dtype).eps * sizes[..., :1]).sum(-1).max()) if most else 0
+        kept = cls(found.left[..., :rank], found.right[..., :rank], found.row_nodes, found.column_nodes)
+        return distance_check(cls, dense, kept, 8 * most * eps if tol is None else tol)
+
+    @classmethod
+    def nearest(
+        cls, dense: torch.Tensor, row_nodes: torch.Tensor, column_nodes: torch.Tensor, rank: int
+    ) -> "CauchyLike":
+        """The matrix of generators of this rank whose displacement is nearest (Eckart and Young, 1936); its own
+        distance is at most ``max|x_i - y_j| / min|x_i - y_j|`` times the best. Raises ValueError where two nodes are
+        equal."""
+        _refuse_equal(row_nodes, column_nodes, "CauchyLike.nearest", ValueError)
         wide = dense.to(backend.compute_dtype(dense.dtype))
-        displaced = (row_nodes[..., :, None] - column_nodes[..., None, :]).to(wide.dtype) * wide
-        u, s, vh = torch.linalg.svd(displaced, full_matrices=False)
-        cut = max(dense.shape[-2:]) * torch.finfo(s.dtype).eps
-        rank = int((s > cut * s[..., :1]).sum(-1).max()) if s.numel() else 0
-        root = s[..., None, :rank].sqrt()
-        found = cls(
-            (u[..., :rank] * root).to(dense.dtype),
-            (vh[..., :rank, :].mT * root).to(dense.dtype),
-            row_nodes.to(dense.dtype),
-            column_nodes.to(dense.dtype),
+        u, s, vh = torch.linalg.svd(
+            (row_nodes[..., :, None] - column_nodes[..., None, :]).to(wide.dtype) * wide, full_matrices=False
         )
-        return distance_check(cls, dense, found, tol)
+        root = s[..., None, :rank].sqrt()
+        fields = u[..., :rank] * root, vh[..., :rank, :].mT * root, row_nodes, column_nodes
+        return cls(*(t.to(dense.dtype) for t in fields))
 
     @classmethod
     def random(

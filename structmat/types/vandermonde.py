@@ -7,9 +7,8 @@ import torch
 
 from structmat import backend, dispatch
 from structmat._indexing import positions
-from structmat._nearest import distance_check
 from structmat._shell import require_square
-from structmat.errors import ShapeError, SolveError, StructureError
+from structmat.errors import NotStructuredError, ShapeError, SolveError, StructureError
 from structmat.functional import vandermonde as fv
 from structmat.functional.determinants import LogDeterminant, slogdet
 from structmat.functional.implicit import implicit_solve
@@ -137,14 +136,25 @@ class Vandermonde(Matrix):
         return super().plan(verb, columns)
 
     @classmethod
-    def from_dense(cls, dense: torch.Tensor, tol: float | None = None) -> Matrix:
+    def from_dense(cls, dense: torch.Tensor, tol: float | None = None) -> "Vandermonde":
         """The nodes are the second column; equal within ``tol ||dense||_F`` (default 8 eps), else
         NotStructuredError. One column of ones alone does not tell its nodes: StructureError."""
         if dense.shape[-1] < 2:
             raise StructureError(
                 f"Vandermonde.from_dense: {dense.shape[-1]} columns do not determine the nodes; two or more do"
             )
-        return distance_check(cls, dense, cls(dense[..., 1], int(dense.shape[-1])), tol)
+        found = cls(dense[..., 1], int(dense.shape[-1]))
+        wide = dense.to(backend.compute_dtype(dense.dtype))
+        size = torch.linalg.matrix_norm(wide.detach())
+        distance = torch.linalg.matrix_norm((found.to_dense().to(wide.dtype) - wide).detach()) / size
+        allowed = 8 * torch.finfo(dense.dtype).eps if tol is None else tol
+        if not bool((distance <= allowed).all()):
+            raise NotStructuredError(
+                f"Vandermonde.from_dense: the matrix of shape {tuple(dense.shape)} is at relative distance "
+                f"{float(distance.max()):.2e} from the powers of its second column, more than tol {allowed:.1e}",
+                float(distance.max()),
+            )
+        return found
 
     @classmethod
     def random(cls, m: int, n: int | None = None, *, generator: Any = None, **options: Any) -> "Vandermonde":
