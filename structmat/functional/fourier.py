@@ -22,8 +22,10 @@ import scipy.fft
 import torch
 
 from structmat import backend
+from structmat.functional import fourier_host as host
+from structmat.functional.lengths import good_length, is_smooth
 
-__all__ = ["Geometry", "convolve", "good_length", "spectrum"]
+__all__ = ["Geometry", "convolve", "convolve_transposed", "good_length", "is_smooth", "spectrum"]
 
 Array = numpy.ndarray[Any, numpy.dtype[Any]]
 
@@ -43,17 +45,6 @@ class Geometry:
     even: bool = False
 
 
-def good_length(n: int) -> int:
-    """The smallest even number >= n with no prime factor above 7 (1 for n <= 1): a fast length for real transforms."""
-    if n <= 1:
-        return 1
-    if torch.compiler.is_compiling():
-        return _good_length(n)
-    if n not in _good:
-        _good[n] = _good_length(n)
-    return _good[n]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """What the Function needs besides its two tensors; opaque to torch's pytrees (a tuple would be taken apart)."""
@@ -61,37 +52,6 @@ class _Job:
     role: str
     geometry: Geometry
     batch: tuple[int, ...]
-
-
-_good: dict[int, int] = {}
-
-
-def _good_length(n: int) -> int:
-    best = 2
-    while best < n:
-        best *= 2
-    sevens = 2
-    while sevens < best:
-        fives = sevens
-        while fives < best:
-            threes = fives
-            while threes < best:
-                twos = threes
-                while twos < n:
-                    twos *= 2
-                best = min(best, twos)
-                threes *= 3
-            fives *= 5
-        sevens *= 7
-    return best
-
-
-def is_smooth(n: int) -> bool:
-    """Whether n has no prime factor above 13, so that a transform of length n itself is fast."""
-    for p in (2, 3, 5, 7, 11, 13):
-        while n % p == 0 and n > 1:
-            n //= p
-    return n <= 1
 
 
 def convolve(a: torch.Tensor, x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -106,6 +66,18 @@ def convolve(a: torch.Tensor, x: torch.Tensor, geometry: Geometry) -> torch.Tens
     if geometry.y == 0 or geometry.x == 0 or 0 in batch:
         return torch.zeros(*batch, geometry.y, dtype=out, device=x.device)
     return _apply(a.to(wide), x.to(wide), _Job("y", geometry, tuple(batch))).to(out)
+
+
+def convolve_transposed(a: torch.Tensor, y: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """``x = A^T y`` for the matrix A of ``convolve`` (plain transpose), without forming other weights: y ``(*batch_y,
+    len y)``."""
+    out = torch.promote_types(a.dtype, y.dtype)
+    wide = backend.compute_dtype(out)
+    batch = y.shape[:-1] if a.ndim == 1 else torch.broadcast_shapes(a.shape[:-1], y.shape[:-1])
+    if geometry.y == 0 or geometry.x == 0 or 0 in batch:
+        return torch.zeros(*batch, geometry.x, dtype=out, device=y.device)
+    weights = a.to(wide).conj().resolve_conj() if a.is_complex() else a.to(wide)
+    return _apply(weights, y.to(wide), _Job("x", geometry, tuple(batch))).to(out)
 
 
 def correlate(x: torch.Tensor, y: torch.Tensor, geometry: Geometry, batch: tuple[int, ...]) -> torch.Tensor:
@@ -168,6 +140,11 @@ def _apply(u: torch.Tensor, v: torch.Tensor, job: _Job) -> torch.Tensor:
     if torch.compiler.is_compiling():
         return _plain(u, v, job)[0]
     backend.demand("fft_product", u, v)
+    if _host_serves(u, v, job.geometry.length):
+        if not (torch.is_grad_enabled() and (u.requires_grad or v.requires_grad)):
+            return torch.from_numpy(_on_host(u, v, job)[0])
+        served: torch.Tensor = _OnHost.apply(u, v, job)
+        return served
     if backend.transforming():
         result: torch.Tensor = _Convolution.apply(u, v, job)
     else:
@@ -197,7 +174,7 @@ def _analyse(role: str, t: torch.Tensor, g: Geometry) -> torch.Tensor:
     t = t.contiguous()  # of strided rows torch makes strided spectra, on which every later pass is slow
     if _scipy_serves(t, g.length):
         transform = scipy.fft.fft if t.is_complex() else scipy.fft.rfft
-        return torch.from_numpy(transform(t.detach().resolve_conj().numpy(), g.length))
+        return torch.from_numpy(transform(t.detach().resolve_conj().resolve_neg().numpy(), g.length))
     return torch.fft.fft(t, g.length) if t.is_complex() else torch.fft.rfft(t, g.length)
 
 
@@ -205,10 +182,11 @@ def _synthesise(job: _Job, hat: torch.Tensor, real: bool) -> torch.Tensor:
     """Sum over the rows that share one vector, transform back, and cut out the vector."""
     role, g = job.role, job.geometry
     if hat.shape[:-1] != torch.Size(job.batch):
-        hat = hat.sum_to_size(*job.batch, hat.shape[-1])
+        single = hat.numel() == hat.shape[-1] and not torch.compiler.is_compiling()  # a sum of one complex row is slow
+        hat = hat.reshape(*job.batch, -1) if single else hat.sum_to_size(*job.batch, hat.shape[-1])
     if _scipy_serves(hat, g.length):
         transform = scipy.fft.irfft if real else scipy.fft.ifft
-        full = torch.from_numpy(transform(hat.detach().resolve_conj().numpy(), g.length))
+        full = torch.from_numpy(transform(hat.detach().resolve_conj().resolve_neg().numpy(), g.length))
     else:
         full = torch.fft.irfft(hat, g.length) if real else torch.fft.ifft(hat, g.length)
     size = getattr(g, role)
@@ -227,6 +205,45 @@ def _scipy_serves(t: torch.Tensor, length: int) -> bool:
     if t.numel() >= _FEW_ROWS * t.shape[-1] or type(t) not in (torch.Tensor, torch.nn.Parameter):
         return False
     return backend.eager(t)
+
+
+def _host_serves(u: torch.Tensor, v: torch.Tensor, length: int) -> bool:
+    """Whether few real rows on the CPU meet, outside of every transform: there the numpy form is faster."""
+    most = _FEW_ROWS * v.shape[-1]
+    if length <= _SHORT or v.numel() >= most or u.numel() >= most or u.is_complex() or u.device.type != "cpu":
+        return False
+    plain = (torch.Tensor, torch.nn.Parameter)
+    return type(u) in plain and type(v) in plain and backend.eager(u, v) and not backend.transforming()
+
+
+def _on_host(u: torch.Tensor, v: torch.Tensor, job: _Job) -> tuple[host.Array, host.Array, host.Array]:
+    """The result and both spectra."""
+    first, second = _INPUTS[job.role]
+    fu = host.analyse(first, u.detach().resolve_neg().numpy(), job.geometry)
+    fv = host.analyse(second, v.detach().resolve_neg().numpy(), job.geometry)
+    return host.synthesise(job.role, host.combine(job.role, fu, fv), job.geometry, job.batch), fu, fv
+
+
+class _OnHost(torch.autograd.Function):
+    """The form for few real rows on the CPU: as ``_KeepingSpectra``, each pass in numpy."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Any, v: Any, job: _Job) -> Any:
+        y, fu, fv = _on_host(u, v, job)
+        ctx.job, ctx.spectra = job, (fu, fv)
+        ctx.save_for_backward(u, v)
+        return torch.from_numpy(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        u, v = ctx.saved_tensors
+        job, needed = ctx.job, ctx.needs_input_grad
+        if torch.is_grad_enabled() or not backend.eager(grad):
+            return *_gradients(job, u, v, None, grad, needed), None
+        batches = (tuple(u.shape[:-1]), tuple(v.shape[:-1]))
+        roles = (*_INPUTS[job.role], job.role)
+        found = host.gradients(roles, ctx.spectra, grad.resolve_neg().numpy(), job.geometry, batches, needed)
+        return *(None if f is None else torch.from_numpy(f) for f in found), None
 
 
 class _Convolution(torch.autograd.Function):

@@ -16,6 +16,7 @@ from structmat.functional.fourier import Geometry, good_length, is_smooth
 __all__ = [
     "circulant_entries",
     "circulant_product",
+    "circulant_transposed_product",
     "cyclic_geometry",
     "diagonal_means",
     "diagonal_sums",
@@ -89,6 +90,15 @@ def circulant_product(v: torch.Tensor, x: torch.Tensor, f: complex = 1) -> torch
     if f == 1 and is_smooth(n):
         return _rows(v, x, cyclic_geometry(n))
     return toeplitz_product(fold(v, f), x, n)
+
+
+def circulant_transposed_product(v: torch.Tensor, x: torch.Tensor, f: complex = 1) -> torch.Tensor:
+    """``x Z_f(v)``, the product with the transpose, from v itself."""
+    n = v.shape[-1]
+    if not (f == 1 and is_smooth(n)):
+        return toeplitz_product(fold(v, f).flip(-1), x, n)
+    weights = v if v.ndim == 1 or x.ndim == 1 else v[..., None, :]
+    return fourier.convolve_transposed(weights, x, cyclic_geometry(n))
 
 
 def fold(v: torch.Tensor, f: complex) -> torch.Tensor:

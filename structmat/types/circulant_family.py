@@ -1,5 +1,7 @@
 """What f-circulants share: everything follows from the first column and f."""
 
+from typing import Any
+
 import torch
 
 from structmat import backend, dispatch
@@ -34,6 +36,11 @@ class CirculantFamily(Matrix):
 
     def linear(self, x: torch.Tensor) -> torch.Tensor:
         return ft.circulant_product(self._column(), x, self._number())
+
+    def __rmatmul__(self, other: Any) -> torch.Tensor:
+        x = self._checked_operand(other, columns_first=False)
+        y = ft.circulant_transposed_product(self._column(), x, self._number())
+        return y if self.dtype is None else y.to(torch.promote_types(self.dtype, x.dtype))
 
     def to_dense(self) -> torch.Tensor:
         return ft.circulant_entries(self._column(), self._number())
