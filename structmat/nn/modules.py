@@ -118,7 +118,7 @@ class Linear(nn.Module):
         bias is copied. Raises StructureError for a type without ``nearest``, ShapeError if the matrix does not fit.
 
         >>> layer = torch.nn.Linear(4, 4)
-        >>> sm.nn.Linear.from_dense(layer, sm.Toeplitz).weight
+        >>> sm.nn.Linear.from_dense(layer, sm.Toeplitz).matrix
         Toeplitz(shape=(4, 4), dtype=float32)
         """
         weight = layer.weight.detach()
