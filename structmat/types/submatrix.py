@@ -196,7 +196,9 @@ class SubmatrixFactorisation(Factorisation):
 
     @classmethod
     def of(cls, matrix: Submatrix) -> "SubmatrixFactorisation":
-        inner = matrix.matrix.factor()
+        # inside torch.func a factorisation cannot read values: A's own solves stand in for it
+        whole = matrix.matrix
+        inner = whole.factor() if backend.eager(*whole.tensors()) else Factorisation(whole)
         block = bordered(inner, matrix.keep, matrix.matrix)
         with backend.full_precision(block.device):
             lu, pivots = torch.linalg.lu_factor(block)
