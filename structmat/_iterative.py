@@ -96,7 +96,9 @@ def preconditioner_of(given: Any, place: str, n: int, dtype: torch.dtype) -> Any
         return None
     if not isinstance(given, Value) or not hasattr(given, "linear") or tuple(given.shape[-2:]) != (n, n):  # type: ignore[attr-defined]
         raise ShapeError(f"{place}: the preconditioner must be a Matrix of size {n} x {n}, got {given!r}")
-    moved = given.detach().to(dtype=backend.real_of(dtype))
+    moved, precision = given.detach(), backend.real_of(dtype)
+    if moved.dtype is not None and backend.real_of(moved.dtype) != precision:  # type: ignore[attr-defined]
+        moved = moved.to(dtype=precision)
     if moved.dtype is not None and moved.dtype.is_complex and not dtype.is_complex:  # type: ignore[attr-defined]
         raise DtypeError(f"{place}: the preconditioner {given!r} is complex, the system is real")
     return moved

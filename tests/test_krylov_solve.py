@@ -258,6 +258,15 @@ def test_least_squares_where_the_type_knows_its_inverse() -> None:
         assert info.method == "pinv" and float((x - torch.linalg.pinv(dense_of(a)) @ b).norm()) <= 1e-9
 
 
+def test_a_circulant_that_is_not_normal_takes_lsmr() -> None:
+    column = torch.zeros(300, dtype=F64)
+    column[0], column[1] = 3.0, 1.0
+    for f, method in ((1, "pinv"), (-1, "pinv"), (2, "lsmr")):
+        a = sm.Circulant(column, f)
+        x, info = sm.linalg.lstsq(a, numbers(300), return_info=True)
+        assert info.method == method and float((a @ x - numbers(300)).norm()) <= 1e-11
+
+
 def test_least_squares_refuses() -> None:
     a = sm.Toeplitz(numbers(8), 3)
     with pytest.raises(sm.ShapeError, match=r"lstsq\(b\): b has shape \(3,\), the matrix has 6 rows"):

@@ -9,7 +9,7 @@ import torch
 from structmat import _iterative, backend, solving
 from structmat._verbs import Verbs
 from structmat.claims import Claim, Claims
-from structmat.errors import ShapeError, SolveError
+from structmat.errors import DeviceError, ShapeError, SolveError
 from structmat.functional.implicit import implicit_solve
 from structmat.functional.schur import Complement, bordered, few
 from structmat.lazy.expressions import tree
@@ -68,6 +68,8 @@ class Submatrix(Matrix):
             raise ValueError(f"Submatrix: keep must be an integer tensor (k,) or a mask (n,), got {shown}")
         if keep.dtype != torch.int64:
             object.__setattr__(self, "keep", keep.to(torch.int64))
+        if self.matrix.device is not None and keep.device != self.matrix.device:
+            raise DeviceError(f"Submatrix: keep is on {keep.device}, {self.matrix!r} on {self.matrix.device}")
         if keep.device.type != "meta" and backend.eager(keep):
             self._check_indices(int(self.matrix.shape[-1]))
 
