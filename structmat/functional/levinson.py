@@ -35,7 +35,8 @@ def pairs(t: Any, mirror: str | None = None) -> tuple[Any, Any, Any]:
     "symmetric" or "hermitian". A singular leading minor gives NaN, which the caller must look for."""
     batch = t.shape[0]
     if batch <= FEW:
-        found = [_one(numpy.ascontiguousarray(row), mirror) for row in t]
+        with numpy.errstate(all="ignore"):
+            found = [_one(numpy.ascontiguousarray(row), mirror) for row in t]
         x, z, pivots = (numpy.stack(v) for v in zip(*found, strict=True))
         return x, z, pivots
     march = _many_mirrored if mirror else _many

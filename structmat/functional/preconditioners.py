@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["chan", "safely_definite", "strang"]
+__all__ = ["chan", "normal_equations", "safely_definite", "strang"]
 
 
 def strang(t: torch.Tensor) -> torch.Tensor:
@@ -32,3 +32,18 @@ def safely_definite(eigenvalues: torch.Tensor) -> torch.Tensor:
     """Whether the smallest of real eigenvalues ``(*batch, n)`` exceeds ``sqrt(eps)`` times the largest."""
     least, most = torch.aminmax(eigenvalues, dim=-1)
     return least > torch.finfo(eigenvalues.dtype).eps ** 0.5 * most
+
+
+def normal_equations(t: torch.Tensor, columns: int) -> torch.Tensor:
+    """Eigenvalues ``(*batch, n)`` of a circulant near ``T^H T`` for a tall T ``(m, n)``, t ``(*batch, m + n - 1)``.
+
+    T is cut into n x n blocks (the last filled up with zeros), and the squared moduli of the eigenvalues of T. Chan's
+    circulants of the blocks add up.
+
+    Source: R. H. Chan, J. G. Nagy, R. J. Plemmons, Circulant preconditioned Toeplitz least squares iterations, 1994.
+    """
+    n = columns
+    blocks = -(-(t.shape[-1] - n + 1) // n)
+    padded = torch.nn.functional.pad(t, (0, blocks * n + n - 1 - t.shape[-1]))
+    windows = padded.unfold(-1, 2 * n - 1, n)  # block p holds the diagonals from p n - (n - 1) to p n + n - 1
+    return torch.fft.fft(chan(windows)).abs().square().sum(-2)

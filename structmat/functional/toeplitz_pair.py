@@ -2,8 +2,8 @@
 
 Levinson's recursion gives the pair; refinement with the inverse that the pair itself defines makes it accurate. Where a
 leading minor is singular to working precision the diagonal is shifted by ``1e-5 max|t|`` (then ``1e-7``) for the
-recursion only, and refinement removes the shift; where that fails the pair comes from Gaussian elimination. The formula that applies the
-pair holds for every nonsingular matrix, so O(n) numbers are all that has to be kept.
+recursion only, and refinement removes the shift; where that fails the pair comes from Gaussian elimination. The formula
+that applies the pair holds for every nonsingular matrix, so O(n) numbers are all that has to be kept.
 """
 
 import dataclasses

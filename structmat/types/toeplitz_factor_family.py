@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from structmat import backend
 from structmat.functional import toeplitz_solve as fs
 from structmat.functional.toeplitz_pair import Kept, best_pair, eliminated
 from structmat.functional.toeplitz_policy import ELIMINATED
@@ -24,8 +25,11 @@ class ToeplitzFactorisation(Factorisation):
     reached: float = 0.0
 
     @classmethod
-    def of(cls, matrix: Any, method: str) -> "ToeplitzFactorisation":
-        """By Levinson's recursion, where that fails by elimination ("gko": by elimination at once)."""
+    def of(cls, matrix: Any, method: str) -> Factorisation:
+        """By Levinson's recursion, where that fails by elimination ("gko": by elimination at once). Inside a transform
+        of torch.func there are no values to keep: each solve then finds its own pair."""
+        if not backend.eager(*matrix.tensors()):
+            return Factorisation(matrix, "gko" if method == "gko" else "levinson")
         with torch.no_grad():
             t = matrix._diagonals().detach()
             wide = t.to(torch.promote_types(t.dtype, torch.float64))

@@ -1,11 +1,13 @@
 """What Toeplitz matrices share: everything follows from the diagonals."""
 
+import dataclasses
 import math
 from typing import ClassVar
 
 import torch
 
 from structmat import backend, dispatch
+from structmat._least_squares import lstsq_rows
 from structmat.claims import Claim, Claims
 from structmat.errors import ShapeError, SolveError, StructureError
 from structmat.functional import fourier
@@ -13,6 +15,7 @@ from structmat.functional import toeplitz as ft
 from structmat.functional import toeplitz_det as fd
 from structmat.functional import toeplitz_solve as fs
 from structmat.functional.implicit import Solver
+from structmat.functional.preconditioners import normal_equations
 from structmat.functional.toeplitz_policy import side_by_side
 from structmat.lazy import Prepared
 from structmat.matrix import Matrix
@@ -72,6 +75,37 @@ class ToeplitzFamily(Matrix):
             return False
         tensors = (y, *self.tensors())
         return not (y.device.type == "cpu" and backend.eager(*tensors) and side_by_side(math.prod(self.batch_shape), n))
+
+    def _lstsq_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
+        """Above the dense limit "auto" is LSMR with a circulant near ``(A^H A)^-1`` where that is safely definite (then
+        A is taken to have full rank), else, and where that fails, LSMR alone, for the solution of least norm."""
+        large = max(self._size()) > backend.dense_limit(y.device)
+        if options.method == "auto" and large and options.preconditioner is None and options.start is None:
+            near = self._normal_circulant()
+            if near is not None:
+                try:
+                    return lstsq_rows(self, y, dataclasses.replace(options, preconditioner=near))
+                except SolveError as error:
+                    x, info = lstsq_rows(self, y, options)
+                    return x, dataclasses.replace(info, reasons=(f"with a circulant: {error}", *info.reasons))
+        return super()._lstsq_rows(y, options)
+
+    def _normal_circulant(self) -> Matrix | None:
+        """A circulant near ``(A^H A)^-1`` (of a wide A ``(A A^H)^-1``) as a Toeplitz matrix with its spectrum kept;
+        None where its condition number exceeds 1e8, or values may not be read."""
+        if not backend.eager(*self.tensors()):
+            return None
+        with torch.no_grad():
+            (m, n), t = self._size(), self._diagonals()
+            wide = t.to(backend.compute_dtype(t.dtype))
+            lam = normal_equations(wide if m >= n else wide.flip(-1).conj(), min(m, n))
+            if not bool((lam.amin(-1) > 1e-8 * lam.amax(-1)).all()):
+                return None
+            column = torch.fft.ifft(1 / lam)
+            column = (column if wide.is_complex() else column.real).to(t.dtype)
+            near: Matrix = dispatch.call("toeplitz", ft.fold(column, 1), min(m, n))
+            prepared: Matrix = near.prepare()
+            return prepared
 
     def _refuse_tracing(self, verb: str) -> None:
         """The structured methods look at values on the way, which a traced graph cannot."""
