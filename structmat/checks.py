@@ -12,6 +12,7 @@ import torch
 
 from structmat.claims import Claim
 from structmat.errors import ShapeError
+from structmat.functional import circulant as fc
 from structmat.functional import toeplitz as ft
 from structmat.matrix import Matrix
 
@@ -21,6 +22,7 @@ __all__ = [
     "displacement_rank",
     "is_circulant",
     "is_diagonal",
+    "is_hankel",
     "is_orthogonal",
     "is_symmetric",
     "is_toeplitz",
@@ -239,6 +241,13 @@ def is_toeplitz(a: Matrix | torch.Tensor, tol: float | None = None) -> Report:
     return _membership("distance from Toeplitz", a, lambda w: entries(ft.diagonal_means(w), w), tol, read)
 
 
+def is_hankel(a: Matrix | torch.Tensor, tol: float | None = None) -> Report:
+    """Distance from the nearest Hankel matrix over ``||A||_F``: that of A J from Toeplitz; within ``tol`` (default 8
+    eps)."""
+    report = is_toeplitz(_dense(a).flip(-1), 8 * _eps(a) if tol is None else tol)
+    return dataclasses.replace(report, name="distance from Hankel")
+
+
 def is_circulant(a: Matrix | torch.Tensor, f: complex = 1, tol: float | None = None) -> Report:
     """Distance from the nearest f-circulant over ``||A||_F``."""
 
@@ -246,11 +255,7 @@ def is_circulant(a: Matrix | torch.Tensor, f: complex = 1, tol: float | None = N
         n = wide.shape[-1]
         if wide.shape[-2] != n:
             raise ShapeError(f"is_circulant: a square matrix is needed, got shape {tuple(wide.shape)}")
-        sums = ft.diagonal_sums(wide)
-        k = torch.arange(n, dtype=torch.float64, device=wide.device)
-        wrapped = torch.cat((torch.zeros_like(sums[..., :1]), sums[..., : n - 1]), -1)
-        column = (sums[..., n - 1 :] + complex(f).conjugate() * wrapped) / ((n - k) + k * abs(f) ** 2)
-        return ft.circulant_entries(column, f)
+        return ft.circulant_entries(fc.nearest_column(wide, f), f)
 
     return _membership(
         f"distance from f-circulant, f = {f}", a, nearest, tol, lambda w: ft.circulant_entries(w[..., 0], f)

@@ -198,3 +198,12 @@ def test_gradients_of_solve_and_determinant() -> None:
 
         assert torch.autograd.gradcheck(solved, (h, b)) and torch.autograd.gradgradcheck(solved, (h, b))
         assert torch.autograd.gradcheck(lambda h: sm.Hankel(h, 4).logabsdet(), (h,))
+
+
+def test_the_measure_of_membership() -> None:
+    a = sm.Hankel(antidiagonals(4, 6), 6)
+    assert sm.checks.is_hankel(a) and sm.checks.is_hankel(a, tol=0) and not sm.checks.is_toeplitz(a)
+    noisy = a.to_dense() + 1e-3 * torch.eye(4, 6, dtype=F64)
+    report = sm.checks.is_hankel(noisy)
+    wanted = (noisy - sm.Hankel.nearest(noisy).to_dense()).norm() / noisy.norm()
+    assert not report and float(report) == pytest.approx(float(wanted), rel=1e-10) and "Hankel" in str(report)

@@ -198,7 +198,17 @@ def test_random_repeats_with_a_generator_and_takes_a_dtype(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [sm.Dense, sm.Diagonal, sm.Circulant, sm.Toeplitz, sm.SymmetricToeplitz, sm.HouseholderProduct]
+    "kind",
+    [
+        sm.Dense,
+        sm.Diagonal,
+        sm.Circulant,
+        sm.OrthogonalCirculant,
+        sm.Toeplitz,
+        sm.SymmetricToeplitz,
+        sm.HermitianToeplitz,
+        sm.HouseholderProduct,
+    ],
 )
 def test_identity_of_each_type(kind: Any) -> None:
     a = kind.identity(4, dtype=torch.float64)
@@ -213,7 +223,7 @@ def test_from_dense_of_every_type_gives_the_matrix_back() -> None:
         if not hasattr(example.type, "from_dense") or example.type is sm.HouseholderProduct:
             continue
         a = example.build()
-        options: dict[str, Any] = {"f": a.f} if isinstance(a, sm.Circulant) else {}
+        options: dict[str, Any] = {"f": a.f} if isinstance(a, (sm.Circulant, sm.OrthogonalCirculant)) else {}
         if isinstance(a, (sm.BlockCirculant, sm.CosineDiagonal)):
             options = {"sizes": a._row_sizes(), "tol": 1e-14}  # cosine transforms round
         if isinstance(a, sm.BlockToeplitz):

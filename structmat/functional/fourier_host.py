@@ -85,7 +85,7 @@ def gradients(
         half = len(both) // 2
         parts = (both[:half].reshape(*batches[0], -1), both[half:].reshape(*batches[1], -1))
         return [_cut(roles[mine], parts[mine], g) for mine in (0, 1)]
-    for mine, hat in enumerate(sums):
-        if hat is not None:
-            found[mine] = _cut(roles[mine], scipy.fft.irfft(hat, g.length), g)
+    for mine, total in enumerate(sums):
+        if total is not None:
+            found[mine] = _cut(roles[mine], scipy.fft.irfft(total, g.length), g)
     return found

@@ -16,8 +16,11 @@ from structmat.types.circulant import Circulant
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
 from structmat.types.displacement import LowDisplacementRank
+from structmat.types.hankel import Hankel
+from structmat.types.hermitian_toeplitz import HermitianToeplitz
 from structmat.types.householder import HouseholderProduct
 from structmat.types.low_rank import LowRank
+from structmat.types.orthogonal_circulant import OrthogonalCirculant
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 
 __all__ = [
@@ -25,11 +28,14 @@ __all__ = [
     "dense",
     "diagonals",
     "dtypes",
+    "hankel",
+    "hermitian_toeplitz",
     "householder_products",
     "identities",
     "low_displacement_rank",
     "low_rank",
     "matrices",
+    "orthogonal_circulants",
     "symmetric_toeplitz",
     "tensors",
     "toeplitz",
@@ -130,6 +136,38 @@ def symmetric_toeplitz(
     return _vectors(dtype, most, batch, n).map(SymmetricToeplitz)
 
 
+def hankel(
+    dtype: torch.dtype = torch.float64,
+    most: int = 9,
+    batch: tuple[int, ...] | None = None,
+    shape: tuple[int, int] | None = None,
+) -> Strategy:
+    """``Hankel`` of any shape, or of the shape given."""
+    return toeplitz(dtype, most, batch, shape).map(lambda t: Hankel(t.diagonals, t.columns))
+
+
+def hermitian_toeplitz(
+    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
+) -> Strategy:
+    """``HermitianToeplitz``."""
+    return _vectors(dtype, most, batch, n).map(HermitianToeplitz)
+
+
+def orthogonal_circulants(
+    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
+) -> Strategy:
+    """``OrthogonalCirculant`` of f = 1 and -1, any signs; real also for a complex dtype, in its precision."""
+
+    def build(drawn: Any) -> Strategy:
+        lead, order, f = drawn
+        count = 1 + (order % 2 == 0) if f == 1 else order % 2
+        angles = tensors((*lead, (order - count) // 2), backend.real_of(dtype))
+        return st.builds(OrthogonalCirculant, angles, st.tuples(*[st.sampled_from([1, -1])] * count), st.just(f))
+
+    orders = _sizes(most) if n is None else st.just(n)
+    return st.tuples(_batches(batch), orders, st.sampled_from([1, -1])).flatmap(build)
+
+
 def low_rank(
     dtype: torch.dtype = torch.float64,
     most: int = 9,
@@ -180,10 +218,17 @@ _SQUARE: dict[type[Matrix], Callable[..., Strategy]] = {
     Diagonal: diagonals,
     Circulant: circulants,
     SymmetricToeplitz: symmetric_toeplitz,
+    HermitianToeplitz: hermitian_toeplitz,
     HouseholderProduct: householder_products,
+    OrthogonalCirculant: orthogonal_circulants,
     LowDisplacementRank: low_displacement_rank,
 }
-_ANY: dict[type[Matrix], Callable[..., Strategy]] = {Dense: dense, Toeplitz: toeplitz, LowRank: low_rank}
+_ANY: dict[type[Matrix], Callable[..., Strategy]] = {
+    Dense: dense,
+    Hankel: hankel,
+    Toeplitz: toeplitz,
+    LowRank: low_rank,
+}
 
 
 def matrices(
