@@ -26,9 +26,11 @@ __all__ = [
     "inverse_cosine_transform",
     "kernel_eigenvalues",
     "reflected_adjoint",
+    "reflected_by_spectrum",
     "reflected_diagonal",
     "reflected_entries",
     "reflected_product",
+    "reflected_spectrum",
     "squared_sums",
 ]
 
@@ -131,30 +133,60 @@ def _positions(kernel: Sizes, sizes: Sizes, device: torch.device) -> list[torch.
     return [fi.reflected_index(n, p // 2 - (p - 1), n + p - 1, device) for p, n in zip(kernel, sizes, strict=True)]
 
 
-def reflected_product(kernel: torch.Tensor, x: torch.Tensor, sizes: Sizes) -> torch.Tensor:
-    """``x A^T``: rows x ``(..., k, prod n)`` or one row, convolved with a kernel ``(*b, p_1, ..., p_k)`` after
-    reflection. Cost: three FFTs of lengths ``n + p - 1``."""
-    levels = len(sizes)
-    ends = tuple(kernel.shape[kernel.ndim - levels :])
-    image = x.unflatten(-1, sizes)
-    for axis, index in zip(range(-levels, 0), _positions(ends, sizes, x.device), strict=True):
+def _ends(kernel: torch.Tensor, sizes: Sizes) -> Sizes:
+    return tuple(kernel.shape[kernel.ndim - len(sizes) :])
+
+
+def _pad(image: torch.Tensor, ends: Sizes, sizes: Sizes) -> torch.Tensor:
+    """The image with as much of its reflection as the kernel sees."""
+    for axis, index in zip(range(-len(sizes), 0), _positions(ends, sizes, image.device), strict=True):
         image = image.index_select(axis, index)
-    return fm.product_rows(kernel, image.flatten(-levels), _padded_geometry(ends, sizes))
+    return image
 
 
-def reflected_adjoint(kernel: torch.Tensor, y: torch.Tensor, sizes: Sizes) -> torch.Tensor:
-    """``y conj(A)``, the rows of ``A^H y``: the adjoint convolution, then every place of the padded image is added to
-    the pixel that it shows."""
-    levels = len(sizes)
-    ends = tuple(kernel.shape[kernel.ndim - levels :])
-    geometry = _padded_geometry(ends, sizes)
-    wide = backend.compute_dtype(torch.promote_types(kernel.dtype, y.dtype))
-    image = fm.adjoint_rows(kernel, y.to(wide) if not y.is_complex() else y, geometry).unflatten(-1, geometry.x)
-    for axis, n, index in zip(range(-levels, 0), sizes, _positions(ends, sizes, y.device), strict=True):
+def _fold(image: torch.Tensor, ends: Sizes, sizes: Sizes) -> torch.Tensor:
+    """The adjoint of ``_pad``: every place of the padded image is added to the pixel that it shows."""
+    for axis, n, index in zip(range(-len(sizes), 0), sizes, _positions(ends, sizes, image.device), strict=True):
         shape = list(image.shape)
         shape[axis] = n
         image = torch.zeros(shape, dtype=image.dtype, device=image.device).index_add(axis, index, image)
-    return image.flatten(-levels).to(torch.promote_types(kernel.dtype, y.dtype))
+    return image
+
+
+def reflected_product(kernel: torch.Tensor, x: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+    """``x A^T``: rows x ``(..., k, prod n)`` or one row, convolved with a kernel ``(*b, p_1, ..., p_k)`` after
+    reflection. Cost: three FFTs of lengths ``n + p - 1``."""
+    ends = _ends(kernel, sizes)
+    image = _pad(x.unflatten(-1, sizes), ends, sizes)
+    return fm.product_rows(kernel, image.flatten(-len(sizes)), _padded_geometry(ends, sizes))
+
+
+def reflected_adjoint(kernel: torch.Tensor, y: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+    """``y conj(A)``, the rows of ``A^H y``: the adjoint convolution, folded back into the image."""
+    ends, out = _ends(kernel, sizes), torch.promote_types(kernel.dtype, y.dtype)
+    geometry = _padded_geometry(ends, sizes)
+    padded = fm.adjoint_rows(kernel, y.to(torch.promote_types(y.dtype, backend.compute_dtype(out))), geometry)
+    return _fold(padded.unflatten(-1, geometry.x), ends, sizes).flatten(-len(sizes)).to(out)
+
+
+def reflected_spectrum(kernel: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+    """What both products need of the kernel, ready to be kept: its transform ``(*b, ...)``."""
+    return fm.spectrum(kernel, _padded_geometry(_ends(kernel, sizes), sizes))
+
+
+def reflected_by_spectrum(
+    hat: torch.Tensor, x: torch.Tensor, ends: Sizes, sizes: Sizes, real: bool, adjoint: bool
+) -> torch.Tensor:
+    """``reflected_product``, or its adjoint, with the transform of the kernel given; ``ends`` are the kernel's sizes,
+    ``real`` says whether it is."""
+    levels, geometry = len(sizes), _padded_geometry(ends, sizes)
+    hat = hat if hat.ndim == levels or x.ndim == 1 else hat.unsqueeze(-levels - 1)
+    image = x.unflatten(-1, sizes)
+    if adjoint:
+        found = _fold(fm.apply_spectrum(hat, image, geometry, real, "x"), ends, sizes)
+    else:
+        found = fm.apply_spectrum(hat, _pad(image, ends, sizes), geometry, real)
+    return found.flatten(-levels)
 
 
 def reflected_entries(kernel: torch.Tensor, sizes: Sizes) -> torch.Tensor:

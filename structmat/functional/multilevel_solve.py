@@ -151,7 +151,7 @@ class LevelSolver:
                 return self._refined(apply, b, steps, start)
             if method == "gmres":
                 width = min(_KEPT, restart_length(b.numel() // b.shape[-1], b.shape[-1]))
-                return gmres(op.multiply, apply, b, *last, restart=width)
+                return gmres(op.multiply, apply, b, op.sigma, record.target, steps, start, record.callback, width)
             return conjugate_gradients(op.multiply, apply, b, *last)
 
         return run

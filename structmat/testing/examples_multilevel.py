@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from structmat.lazy import Prepared
 from structmat.matrix import Matrix
 from structmat.testing import reference_multilevel
 from structmat.testing.example import Batch, Example, Factory, numbers
@@ -60,6 +61,10 @@ def _cosine(*sizes: int) -> Factory:
     return make
 
 
+def _prepared(part: Factory) -> Factory:
+    return lambda g, d, b: part(g, d, b).prepare()
+
+
 MULTILEVEL: tuple[Example, ...] = (
     Example("block-circulant-1x1", BlockCirculant, _block_circulant(1, 1), solvable=True),
     Example("block-circulant-3x4", BlockCirculant, _block_circulant(3, 4), solvable=True, batches=((), (2,), (2, 1))),
@@ -77,6 +82,8 @@ MULTILEVEL: tuple[Example, ...] = (
         solvable=True,
     ),
     Example("reflected-2-long-kernel", ReflectedConvolution, _reflected((2,), (7,))),
+    Example("prepared-block-toeplitz", Prepared, _prepared(_block_toeplitz((3, 2), shift=4.0)), solvable=True),
+    Example("prepared-reflected", Prepared, _prepared(_reflected((3, 4), (3, 2), 4.0)), solvable=True),
     Example("cosine-diagonal-1", CosineDiagonal, _cosine(1), solvable=True),
     Example("cosine-diagonal-3x4", CosineDiagonal, _cosine(3, 4), solvable=True, batches=((), (2,), (2, 1))),
 )

@@ -12,6 +12,7 @@ from structmat.functional import level_indices as fi
 from structmat.functional import multilevel_solve as fs
 from structmat.functional.krylov import Apply
 from structmat.functional.toeplitz import work
+from structmat.lazy import Prepared
 from structmat.matrix import Matrix, static
 from structmat.types.block_family import MultilevelFamily, Sizes, require_sizes
 from structmat.types.block_solve_family import IterativeFamily
@@ -28,9 +29,9 @@ class ReflectedConvolution(IterativeFamily):
               ..., n_k), those of the image (static); transposed (static): whether this is A^T, which is of another
               form (the convolution, then every place outside the image is added to the pixel it shows).
     Shape:    (*batch, N, N), N = n_1 ... n_k.      Claims: none (an even kernel: see CosineDiagonal).
-    Cost:     linear three k-dimensional FFTs of lengths n + p - 1 a row; solve: dense LU up to order 256; above it
-              GMRES with the cosine-diagonal matrix of the kernel's even part, then conjugate gradients of the normal
-              equations with ``gram_approximation``.
+    Cost:     linear three k-dimensional FFTs of lengths n + p - 1 a row (``prepare`` keeps one of them); solve: dense
+              LU up to order 256; above it GMRES with the cosine-diagonal matrix of the kernel's even part, then
+              conjugate gradients of the normal equations with ``gram_approximation``.
     Closed:   s X, transpose; X + X for kernels of one shape.
     Raises:   ShapeError if sizes does not fit; SolveError (with the backward error) in place of an inaccurate solution.
     Example:
@@ -109,11 +110,13 @@ class ReflectedConvolution(IterativeFamily):
     def _operator(self, dtype: torch.dtype, definite: bool) -> fs.Operator:
         kernel, sizes, levels = self.kernel.to(dtype), self.sizes, self._levels()
 
+        hat, ends, real = fc.reflected_spectrum(kernel, sizes), self._ends(), not kernel.is_complex()
+
         def multiply(x: torch.Tensor) -> torch.Tensor:
-            return fc.reflected_product(kernel, x, sizes)
+            return fc.reflected_by_spectrum(hat, x, ends, sizes, real, adjoint=False)
 
         def adjoint(y: torch.Tensor) -> torch.Tensor:
-            return fc.reflected_adjoint(kernel, y, sizes)
+            return fc.reflected_by_spectrum(hat, y, ends, sizes, real, adjoint=True)
 
         def dividing(lam: torch.Tensor) -> Apply:
             def apply(x: torch.Tensor) -> torch.Tensor:
@@ -141,9 +144,20 @@ class ReflectedConvolution(IterativeFamily):
     def _scale(self, factor: complex | torch.Tensor) -> Matrix:
         return self._with(self.kernel * self._level_scale(factor))
 
+    def _ends(self) -> Sizes:
+        return tuple(self.kernel.shape[self.kernel.ndim - self._levels() :])
+
+    def prepare(self) -> Matrix:
+        kernel = self.kernel.conj().resolve_conj() if self.transposed else self.kernel
+        return Prepared(self, (fc.reflected_spectrum(kernel, self.sizes),))
+
+    def _linear_kept(self, kept: tuple[torch.Tensor, ...], x: torch.Tensor) -> torch.Tensor:
+        real = not self.kernel.is_complex()
+        y = fc.reflected_by_spectrum(kept[0], x, self._ends(), self.sizes, real, self.transposed)
+        return y.to(torch.promote_types(self.kernel.dtype, x.dtype))
+
     def plan(self, verb: str, columns: int = 1) -> backend.Plan:
-        ends = self.kernel.shape[self.kernel.ndim - self._levels() :]
-        total = math.prod(n + p - 1 for n, p in zip(self.sizes, ends, strict=True))
+        total = math.prod(n + p - 1 for n, p in zip(self.sizes, self._ends(), strict=True))
         if verb == "linear":
             flops = work(total, columns, self.kernel.element_size())
             return backend.Plan("fft", "convolution of the reflected image", *flops)
