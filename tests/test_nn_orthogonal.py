@@ -83,7 +83,7 @@ def test_training_with_weight_decay_learns_and_stays_orthogonal(kind: str) -> No
     assert losses[-1] < 0.2 * losses[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "butterfly"])
 def test_every_start_can_move_every_way(kind: str) -> None:
     """From the identity, where a reflection is not needed and its vector would be zero, all directions are open."""
     layer = nn.Linear(5, 5, dtype=F64)

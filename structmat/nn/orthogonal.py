@@ -16,10 +16,12 @@ from structmat.errors import DtypeError, ShapeError, StructureError
 from structmat.functional import householder as fh
 from structmat.functional import orthogonal as fo
 from structmat.functional.qr import householder_qr
+from structmat.types.butterfly import Butterfly
+from structmat.types.butterfly_family import block_shapes, mixed
 
 __all__ = ["KINDS", "orthogonal", "remove_orthogonal"]
 
-KINDS = ("householder", "cayley", "exp")
+KINDS = ("householder", "cayley", "exp", "butterfly")
 
 
 def orthogonal(module: nn.Module, name: str = "weight", kind: str = "householder") -> nn.Module:
@@ -27,7 +29,8 @@ def orthogonal(module: nn.Module, name: str = "weight", kind: str = "householder
 
     ``kind``: "householder" (min(m, n) reflections: the fewest numbers that reach every matrix of the starting
     determinant, and the cheapest for tall or wide weights), "cayley", "exp" (a rotation of the start by the image of a
-    skew-Hermitian matrix).
+    skew-Hermitian matrix), "butterfly" (the same with an orthogonal butterfly in mixed radix: about p log p numbers for
+    p = max(m, n), not every rotation; a prime factor above 64 leaves some coordinates in place).
     The start is the Q of the weight's QR factorisation with a positive diagonal: an orthogonal weight stays as it is.
     Returns the module. Orthogonality error at most ``8 eps (1 + sqrt(ops))``, at every size of the parameters, with
     weight decay, and for parameters stored in half precision up to the rounding of the weight itself. Assigning a
@@ -100,6 +103,12 @@ class Frame(nn.Module):
         if kind in ("cayley", "exp"):
             count = len(self._places())
             self.entries = nn.Parameter(torch.zeros(*weight.shape[:-2], count, dtype=dtype, device=weight.device))
+        elif kind == "butterfly":
+            p = max(weight.shape[-2:])
+            rows, self.digits, self.tail = mixed(p, p)
+            for k, (rest, _, size) in enumerate(block_shapes(self.digits, rows)):
+                zero = torch.zeros(*weight.shape[:-2], rest, size * (size - 1) // 2, dtype=dtype, device=weight.device)
+                self.register_parameter(f"skew_{k}", nn.Parameter(zero))
 
     def forward(self) -> torch.Tensor:
         """The weight, in the dtype of the parameters."""
@@ -121,6 +130,10 @@ class Frame(nn.Module):
     def _rotation(self, wide: torch.dtype, q: int) -> torch.Tensor:
         """The first q columns of R, as rows."""
         p = max(self.shape[-2:])
+        if self.kind == "butterfly":
+            skew = tuple(getattr(self, f"skew_{k}").to(wide) for k in range(len(self.digits)))
+            butterfly = Butterfly.from_skew(skew, self.digits, None, self.tail)
+            return butterfly.linear(torch.eye(q, p, dtype=wide, device=self.signs.device))
         entries = self.entries.to(wide)
         places = torch.tensor(self._places(), dtype=torch.long, device=entries.device)
         lower = entries.new_zeros(*entries.shape[:-1], p * p).index_copy(-1, places, entries)
