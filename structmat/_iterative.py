@@ -47,7 +47,7 @@ def suited(matrix: Any) -> tuple[tuple[str, ...], str]:
         return ("cg", "minres", "gmres"), "claimed positive definite"
     if Claim.HERMITIAN in claims:
         return ("minres", "gmres"), "Hermitian"
-    return ("gmres",), "no symmetry is claimed"
+    return ("gmres",), "not claimed Hermitian"
 
 
 def default_steps(n: int) -> int:

@@ -3,10 +3,13 @@
 from typing import Any
 
 from structmat.dispatch import lookup, rule
+from structmat.functional.preconditioners import chan
 from structmat.lazy import Scaled
 from structmat.matrix import Matrix, add, scaled
+from structmat.types.circulant import Circulant
 from structmat.types.diagonal import Identity
 from structmat.types.submatrix import Submatrix
+from structmat.types.toeplitz_family import ToeplitzFamily
 
 __all__: list[str] = []
 
@@ -45,3 +48,9 @@ def _scaled_plus(a: Scaled, b: Submatrix) -> Matrix:
         return _plus_scaled(b, a)
     lazy: Matrix = lookup("add", Matrix, Matrix)(a, b)  # type: ignore[misc]
     return lazy
+
+
+@rule("circulant_inverse", ToeplitzFamily)
+def _near_inverse(a: ToeplitzFamily) -> Matrix:
+    """Circulant: the inverse of T. Chan's, definite where the Toeplitz matrix is."""
+    return Circulant(chan(a._diagonals())).inv()

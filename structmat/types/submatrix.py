@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy
 import torch
 
-from structmat import _iterative, backend, solving
+from structmat import _iterative, backend, dispatch, solving
 from structmat._verbs import Verbs
 from structmat.claims import Claim, Claims
 from structmat.errors import DeviceError, ShapeError, SolveError
@@ -29,7 +29,8 @@ class Submatrix(Matrix):
     Shape:    (*batch, k, k).      Claims: symmetric, Hermitian, positive definite, and the rank, as of A.
     Cost:     linear that of A. With q = n - k missing indices, solve: dense LU up to the dense limit; while
               ``q^2 <= 16 n`` and A solves itself, by the Schur complement in the inverse, q + 2 solves with A a
-              right-hand side, and q^2 numbers; else cg, minres or gmres. slogdet: the first two of these.
+              right-hand side, and q^2 numbers; else cg (of a Toeplitz A preconditioned by T. Chan's circulant), minres
+              or gmres. slogdet: the first two of these.
               ``factor()`` keeps A's factorisation and the q x q LU: then 2 solves.
     Closed:   transpose, conj, s X, X + s Identity.
     Raises:   ShapeError for a matrix that is not square or a mask of another length; ValueError naming an index that is
@@ -43,7 +44,7 @@ class Submatrix(Matrix):
     and M the missing indices ``A_oo^-1 = B_oo - B_oM B_MM^-1 B_Mo`` and ``det A_oo = det A det B_MM``, ``B = A^-1``.
     """
 
-    solve_methods: ClassVar[tuple[str, ...]] = ("auto", "dense", "schur")
+    solve_methods: ClassVar[tuple[str, ...]] = ("auto", "dense", "schur", "cg")
     matrix: Matrix
     keep: torch.Tensor
 
@@ -142,20 +143,29 @@ class Submatrix(Matrix):
             options.refuse_iterative(f"{self!r}.solve", "schur")
             x = self._by_schur(y)
             return x, self._checked(x, y, "schur", 2, options, (self._reason(),))
-        if (
-            options.method == "dense"
-            or self._is_small()
-            or not self._by_complement()
-            or any(g is not None for g in given)
-        ):
+        if options.method == "dense" or (options.method == "auto" and self._is_small()):
             return super()._solve_rows(y, options)
+        if options.method == "cg" or not self._by_complement() or any(g is not None for g in given):
+            return self._by_iteration(y, options)
         try:
             x = self._by_schur(y)
             info = self._checked(x, y, "schur", 2, options, (self._reason(),))
         except SolveError as error:  # A may be singular where its submatrix is not
-            x, info = _iterative.solve_rows(self, y, options)
+            x, info = self._by_iteration(y, options)
             return x, dataclasses.replace(info, reasons=(f"schur: {error}", *info.reasons))
         return x, info
+
+    def _by_iteration(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
+        """Krylov steps; a definite matrix whose whole has a circulant near it is preconditioned by the submatrix of
+        that circulant's inverse, which is definite too."""
+        near = dispatch.lookup("circulant_inverse", type(self.matrix))
+        plain = near is None or Claim.POSITIVE_DEFINITE not in self.claims or not backend.eager(*self.tensors())
+        if options.preconditioner is not None or near is None or plain:
+            return _iterative.solve_rows(self, y, options)
+        with torch.no_grad():
+            inverse = Submatrix(near(self.matrix.detach()).prepare(), self.keep)
+        x, info = _iterative.solve_rows(self, y, dataclasses.replace(options, preconditioner=inverse))
+        return x, dataclasses.replace(info, method=info.method.replace("given", "T. Chan"))
 
     def _by_schur(self, y: torch.Tensor) -> torch.Tensor:
         return implicit_solve(self, y.to(backend.compute_dtype(_joint(y, self))), _solver)
@@ -165,6 +175,8 @@ class Submatrix(Matrix):
         return f"{n - k} of {n} indices are missing: Schur complement in the inverse"
 
     def _factor(self, method: str) -> Factorisation:
+        if method == "cg":
+            raise ValueError(f"{self!r}.factor: conjugate gradients keep nothing; legal are 'auto', 'dense', 'schur'")
         if method == "schur" or (method == "auto" and not self._is_small() and self._by_complement()):
             return SubmatrixFactorisation.of(self)
         return super()._factor(method)

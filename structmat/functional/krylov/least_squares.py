@@ -139,7 +139,8 @@ def lsmr(
     """Rows x ``(..., k, columns)`` that minimise ``||A x - b||``, by MINRES of the normal equations on Golub-Kahan
     vectors: ``||A^H r||`` never grows.
 
-    Arguments as ``cgls``; a preconditioner enters as the inner product of the right vectors. Cost: a product, an
+    Arguments as ``cgls``; a preconditioner enters as the inner product of the right vectors, and the backward error
+    is then measured, and told to the callback, at every fifth step. Cost: a product, an
     adjoint product and a preconditioner a step; nine vectors a row.
     Source: D. C.-L. Fong and M. Saunders, LSMR: an iterative algorithm for sparse least-squares problems, 2011; with a
     preconditioner: M. Arioli and D. Orban, Iterative Solution of Symmetric Quasi-Definite Linear Systems, 2017, 4.
