@@ -10,7 +10,17 @@ from structmat.functional import butterfly as fb
 from structmat.functional import butterfly_apply as fa
 from structmat.functional import butterfly_peel as fp
 
-__all__ = ["block_shapes", "check_axes", "check_blocks", "digits_of", "legal_boft", "mixed", "plan_of"]
+__all__ = [
+    "block_shapes",
+    "check_axes",
+    "check_blocks",
+    "digits_of",
+    "legal_blocks",
+    "mixed",
+    "most_factors",
+    "plan_of",
+    "why_illegal",
+]
 
 _LARGEST_PRIME = 64  # of mixed radix: a larger prime factor would need a block that is no longer small
 
@@ -53,31 +63,39 @@ def check_blocks(name: str, shapes: list[tuple[int, ...]], digits: fb.Digits, ax
             raise ShapeError(f"{name}: blocks[{k}] of shape {tuple(shape)}: {error}") from error
 
 
-def legal_boft(d: int, block: int, factors: int) -> str | None:
+def legal_blocks(d: int, factors: int) -> list[int]:
+    """The block sizes with which ``factors`` factors of order d are legal, ascending."""
+    divisors = {k for a in range(1, math.isqrt(max(d, 0)) + 1) if d % a == 0 for k in (a, d // a)}
+    return sorted(b for b in divisors if 1 <= factors <= most_factors(d, b))
+
+
+def most_factors(d: int, block: int) -> int:
+    """The largest legal number of factors for a block that divides d: 1 for an odd block, else 1 + v_2(d / block)."""
+    count = d // block
+    return 1 if block % 2 else (count & -count).bit_length()
+
+
+def why_illegal(d: int, block: int, factors: int) -> str | None:
     """None for a legal (d, block, factors), else what is wrong and the nearest legal values."""
-    fits = [b for b in range(1, d + 1) if d % b == 0 and (factors == 1 or _depth(d, b) >= factors)]
-    if d >= 1 and factors >= 1 and block in fits:
+    fits = legal_blocks(d, factors)
+    if block in fits:
         return None
-    wrong = f"d = {d}, block = {block}, factors = {factors} is no legal butterfly: "
     rule = "block must divide d, and for more than one factor be even with d / block divisible by 2^(factors - 1)"
     ways = []
     if fits:
         near = sorted(sorted(fits, key=lambda b: abs(math.log(b / max(1, block))))[:2])
-        ways.append(f"block = {' or '.join(map(str, near))} with {factors} factors")
+        ways.append(f"block = {' or '.join(map(str, near))} with factors = {factors}")
     if d >= 1 and block >= 1 and d % block == 0:
-        ways.append(f"up to {_depth(d, block)} factors with block = {block}")
+        ways.append(f"factors up to {most_factors(d, block)} with block = {block}")
     unit = block * 2 ** (factors - 1) if factors >= 1 and block >= 1 and (factors == 1 or block % 2 == 0) else 0
     if unit:
-        near = sorted({max(unit, d // unit * unit), -(-d // unit) * unit})
+        near = sorted({max(unit, d // unit * unit), max(unit, -(-d // unit) * unit)})
         ways.append(f"d = {' or '.join(map(str, near))} with these")
-    way = "; ".join(ways) if ways else "factors must be at least 1"
-    return f"{wrong}{rule}. Nearest legal values: {way}. Butterfly.from_skew takes any d in mixed radix"
-
-
-def _depth(d: int, block: int) -> int:
-    """The largest legal number of factors for a block that divides d."""
-    count = d // block
-    return 1 if block % 2 else 1 + (count & -count).bit_length() - 1
+    way = "; ".join(ways) if ways else "d, block and factors are at least 1"
+    return (
+        f"d = {d}, block = {block}, factors = {factors} is no legal butterfly: {rule}. Nearest legal values: {way}. "
+        "Butterfly.from_skew takes any d in mixed radix"
+    )
 
 
 def plan_of(plan: fa.Program, columns: int, itemsize: int) -> backend.Plan:

@@ -16,7 +16,7 @@ from structmat.functional import orthogonal as fo
 from structmat.lazy import Prepared
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
-from structmat.types.butterfly_family import legal_boft, plan_of
+from structmat.types.butterfly_family import legal_blocks, most_factors, plan_of, why_illegal
 
 __all__ = ["OrthogonalButterfly"]
 
@@ -193,18 +193,15 @@ class OrthogonalButterfly(Matrix):
         """(b, m) that "auto" and None stand for. Raises ValueError naming the nearest legal values."""
         if block != "auto" and not isinstance(block, int):
             raise ValueError(f'OrthogonalButterfly: block must be an int or "auto", got {block!r}')
-        asked = 1 if factors is None else factors
         if block == "auto":
-            legal = [b for b in range(2, d + 1) if legal_boft(d, b, asked) is None]
-            if not legal:
-                _require_legal(d, _AUTO, asked)
-                legal = [1]  # d = 1
-            b = min(legal, key=lambda size: abs(math.log(size / _AUTO)))
+            legal = legal_blocks(d, 1 if factors is None else factors)
+            legal = [b for b in legal if b > 1] or legal  # a block of size 1 has no freedom
+            b = min(legal, key=lambda size: abs(math.log(size / _AUTO)), default=_AUTO)
         else:
             b = int(block)
         if factors is None:
             _require_legal(d, b, 1)
-            m = next(k for k in range(d.bit_length(), 0, -1) if legal_boft(d, b, k) is None)
+            m = most_factors(d, b)
         else:
             m = factors
         _require_legal(d, b, m)
@@ -212,7 +209,7 @@ class OrthogonalButterfly(Matrix):
 
 
 def _require_legal(d: int, block: int, factors: int) -> None:
-    wrong = legal_boft(d, block, factors)
+    wrong = why_illegal(d, block, factors)
     if wrong is not None:
         raise ShapeError(f"OrthogonalButterfly: {wrong}")
 
