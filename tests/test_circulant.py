@@ -205,6 +205,36 @@ def test_functions_of_a_circulant(f: complex) -> None:
         sm.Circulant(column(7), 0).matrix_function(torch.exp)
 
 
+@pytest.mark.parametrize("dtype", [F64, C128])
+@pytest.mark.parametrize("f", [1, -1])
+def test_samples_have_the_covariance(f: int, dtype: torch.dtype) -> None:
+    """40,000 draws: each entry of the sample covariance is within 6 standard errors, ``sqrt(2) c_0 / 200`` at most."""
+    n, count = 5, 40_000
+    angle = torch.rand(n, generator=torch.Generator().manual_seed(3), dtype=F64)
+    lam = angle.to(dtype)
+    if dtype == F64:
+        for k, mirror in zip(*fc.pairs(n, f)[1:], strict=True):
+            lam[mirror] = lam[k]
+    matrix = sm.Circulant(fc.from_eigenvalues(lam.to(C128), f, real=dtype == F64), f)
+    draws = matrix.sample(count, generator=torch.Generator().manual_seed(4))
+    assert draws.dtype == dtype and tuple(draws.shape) == (count, n)
+    found = draws.mT @ draws.conj() / count
+    limit = 6 * 2**0.5 * float(matrix.diagonal()[0].abs()) / count**0.5
+    assert float((found - wide(matrix).to(dtype)).abs().max()) <= limit
+    batch = sm.Circulant(torch.stack([matrix.column, 2 * matrix.column]), f).sample(3)
+    assert tuple(batch.shape) == (2, 3, n)
+
+
+def test_a_matrix_that_is_no_covariance_is_not_sampled() -> None:
+    for matrix in (
+        sm.Circulant(torch.tensor([1.0, 2.0])),
+        sm.Circulant(torch.tensor([3.0, 1.0, 0.0])),
+        sm.Circulant(torch.ones(2), 2.0),
+    ):
+        with pytest.raises(sm.StructureError, match="no covariance"):
+            matrix.sample(2)
+
+
 # -- closure, projection, index logic -----------------------------------------------------------------------------
 
 

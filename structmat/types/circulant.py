@@ -15,12 +15,11 @@ from structmat.functional import toeplitz as ft
 from structmat.lazy import Product
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
-from structmat.types.circulant_family import CirculantFamily
+from structmat.types.circulant_family import CirculantFamily, refined
 
 __all__ = ["Circulant"]
 
 _FAR = 1e8  # beyond this |f|, or below its inverse, the scaling D costs half the digits of float64
-Solver = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Circulant(CirculantFamily):
@@ -135,7 +134,7 @@ class Circulant(CirculantFamily):
             x = once(y)
             if not looks:
                 return x, SolveInfo(name, 0, None, reasons)
-            x, eta, steps = self._refined(x, y, once, options)
+            x, eta, steps = refined(self, x, y, once, solving.limit(y.dtype, options.tol) / 4)
             if bool((eta <= solving.limit(y.dtype, options.tol)).all()):
                 return x, SolveInfo(name, steps, eta, reasons)
             reasons = (*reasons, f"which reached a backward error of {float(eta.max()):.1e} only")
@@ -143,28 +142,6 @@ class Circulant(CirculantFamily):
             reasons = (f"|f| = {abs(self.f):.0e} > 1e8: the eigenvalues keep too few digits",)
         x, info = self._toeplitz()._solve_rows(y, options)
         return x, SolveInfo(info.method, info.steps, info.backward_error, (*reasons, *info.reasons))
-
-    def _refined(
-        self, x: torch.Tensor, y: torch.Tensor, once: Solver, options: Options
-    ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """x improved by up to three residuals, while that helps; eta of each row, and the steps."""
-        wide = torch.promote_types(y.dtype, x.dtype)
-        right, sigma = y.to(wide), self._norm_bound().detach()
-        accepted = solving.limit(y.dtype, options.tol) / 4
-        residual = right - self.linear(x)
-        eta = solving.backward_error(residual.detach(), x.detach(), right.detach(), sigma)
-        for step in range(3):
-            if not bool((eta > accepted).any()):
-                return x, eta, step
-            new = x + once(residual)
-            residual_new = right - self.linear(new)
-            eta_new = solving.backward_error(residual_new.detach(), new.detach(), right.detach(), sigma)
-            better = eta_new < eta
-            if not bool(better.any()):
-                return x, eta, step
-            x, eta = torch.where(better[..., None], new, x), torch.where(better, eta_new, eta)
-            residual = torch.where(better[..., None], residual_new, residual)
-        return x, eta, 3
 
     def _refuse_singular(self) -> None:
         size = fc.eigenvalues(self.column.detach(), self.f).abs()
@@ -231,6 +208,28 @@ class Circulant(CirculantFamily):
                         "beside it, so no real root is an f-circulant; use A.to(torch.complex128).sqrt()"
                     )
         return root
+
+    def sample(self, count: int, *, generator: Any = None) -> torch.Tensor:
+        """Draws of the normal distribution with mean 0 and covariance A: ``(*batch, count, n)``, ``A^(1/2) z``.
+
+        A real symmetric (complex: Hermitian, with complex normal draws) and positive semidefinite, f = 1 or -1; the
+        leading block of an embedding circulant is how a stationary process is sampled. Differentiable in the column.
+        Raises StructureError where an eigenvalue is not real and nonnegative to working precision.
+        Source: C. R. Dietrich and G. N. Newsam, Fast and exact simulation of stationary Gaussian processes, 1997.
+        """
+        lam = self.eigvals().detach()
+        cut = 4 * self._n * torch.finfo(lam.dtype).eps * lam.abs().amax(-1, keepdim=True)
+        if self.f not in (1, -1) or bool(((lam.real < -cut) | (lam.imag.abs() > cut)).any()):
+            raise StructureError(
+                f"{self!r}.sample: no covariance, for which f = 1 or -1 and all eigenvalues are real and nonnegative; "
+                f"the least real part is {float(lam.real.min()):.2g}, the largest imaginary part "
+                f"{float(lam.imag.abs().max()):.2g}"
+            )
+        root = self.matrix_function(lambda values: torch.sqrt(values.real.clamp_min(0)).to(values.dtype))
+        dtype = backend.compute_dtype(self.dtype)
+        shape = (*self.batch_shape, count, self._n)
+        draws = torch.randn(shape, dtype=dtype, device=self.column.device, generator=generator)
+        return root.linear(draws).to(self.dtype)
 
     # -- measures -------------------------------------------------------------------------------------------------
 

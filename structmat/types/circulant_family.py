@@ -1,17 +1,18 @@
 """What f-circulants share: everything follows from the first column and f."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from structmat import backend, dispatch
+from structmat import backend, dispatch, solving
 from structmat.functional import circulant as fc
 from structmat.functional import fourier
 from structmat.functional import toeplitz as ft
 from structmat.lazy import Prepared
 from structmat.matrix import Matrix
 
-__all__ = ["CirculantFamily"]
+__all__ = ["CirculantFamily", "refined"]
 
 
 class CirculantFamily(Matrix):
@@ -100,3 +101,33 @@ class CirculantFamily(Matrix):
         reason = f"f = {f}" if f != 1 else f"{n} has a prime factor above 13"
         path = f"{reason}: zero-padded convolution of length {length}, folded"
         return backend.Plan("folded", path, *ft.work(length, columns, size))
+
+
+def refined(
+    matrix: Matrix,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    once: Callable[[torch.Tensor], torch.Tensor],
+    accepted: float,
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Rows x with ``A x = y`` improved by up to three residuals, ``x + once(y - A x)``, while that helps and the
+    backward error is above ``accepted``; the error of each row, and the steps. Values are read; the graph is kept."""
+    right = y.to(torch.promote_types(y.dtype, x.dtype))
+    sigma = matrix._norm_bound().detach()
+
+    def measure(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        residual = right - matrix.linear(x)
+        return residual, solving.backward_error(residual.detach(), x.detach(), right.detach(), sigma)
+
+    residual, eta = measure(x)
+    for step in range(3):
+        if not bool((eta > accepted).any()):
+            return x, eta, step
+        new = x + once(residual)
+        new_residual, new_eta = measure(new)
+        better = new_eta < eta
+        if not bool(better.any()):
+            return x, eta, step
+        x, eta = torch.where(better[..., None], new, x), torch.where(better, new_eta, eta)
+        residual = torch.where(better[..., None], new_residual, residual)
+    return x, eta, 3

@@ -27,9 +27,9 @@ class HermitianToeplitz(ToeplitzFamily):
               (real); X + Toeplitz -> Toeplitz.
     Raises:   as Toeplitz.
     Example:
-        >>> sm.HermitianToeplitz(torch.tensor([2.0 + 0j, 1j])).to_dense()
-        tensor([[2.+0.j, -0.-1.j],
-                [0.+1.j, 2.+0.j]])
+        >>> sm.HermitianToeplitz(torch.tensor([2.0 + 0j, 1 + 1j])).to_dense()
+        tensor([[2.+0.j, 1.-1.j],
+                [1.+1.j, 2.+0.j]])
     References: G. H. Golub and C. F. Van Loan, Matrix Computations, 4th ed., 2013, section 4.7.
     """
 

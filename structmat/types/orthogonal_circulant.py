@@ -32,11 +32,10 @@ class OrthogonalCirculant(CirculantFamily):
               X @ Circulant, X + Circulant, X + s Identity -> Circulant.
     Raises:   ValueError for signs that no n has; ShapeError; DtypeError for complex angles.
     Example:
-        >>> sm.OrthogonalCirculant(torch.tensor([torch.pi / 2]), signs=(1, -1)).to_dense().round(decimals=3).abs()
-        tensor([[0.0000, 0.5000, 0.0000, 0.5000],
-                [0.5000, 0.0000, 0.5000, 0.0000],
-                [0.0000, 0.5000, 0.0000, 0.5000],
-                [0.5000, 0.0000, 0.5000, 0.0000]])
+        >>> sm.OrthogonalCirculant(torch.tensor([1.0]), signs=(1,)).to_dense()
+        tensor([[ 0.6935,  0.6391, -0.3326],
+                [-0.3326,  0.6935,  0.6391],
+                [ 0.6391, -0.3326,  0.6935]])
     References: P. J. Davis, Circulant Matrices, 1979, section 3.2.
     """
 
