@@ -1,10 +1,11 @@
 """Toeplitz systems in O(n log^2 n): the two columns that define the inverse, and the determinant with its error.
 
 ``superfast_attempt`` finds the pair of the two-solve formula by divide and conquer over the roots of unity; the formula
-refines the pair itself. Leading minors of T may be singular: the blocks met are those of a transformed matrix, and
-where one of those is nearly singular another attempt turns the circle. Real symmetric or Hermitian indefinite matrices
-without any smoothness (random ones) are the hardest, for their blocks have real determinants up to a phase and so are
-nearly singular more often: above order 2^15 all attempts may fail, which the backward error shows.
+refines the pair itself, and GMRES finishes where that stalls. Leading minors of T may be singular: the blocks met are
+those of a transformed matrix, and where one of those is nearly singular another attempt turns the circle. Real
+symmetric or Hermitian indefinite matrices without any smoothness (random ones) are the hardest, for their blocks have
+real determinants up to a phase and so are nearly singular more often: above order 2^16 all attempts may fail, which the
+backward error shows.
 
 The determinant is the product of those of the leaves, which refinement does not reach; its error is measured as the
 difference of two attempts, whose rounding errors have nothing in common.
@@ -16,14 +17,16 @@ import math
 
 import torch
 
+from structmat.functional.krylov import gmres
 from structmat.functional.superfast_attempt import ATTEMPTS, attempt
 from structmat.functional.toeplitz_pair import improved
-from structmat.functional.toeplitz_system import ACCEPTED, TARGET, System, flatten
+from structmat.functional.toeplitz_system import ACCEPTED, TARGET, System, flatten, right_sides
 from structmat.functional.two_solve import TwoSolve
 
 __all__ = ["Found", "Superfast", "factor", "find"]
 
 _EPS = torch.finfo(torch.float64).eps
+_NEAR, _STEPS = 1e-5, 30  # backward error below which GMRES may finish a pair, and its steps
 _CAUTION = 4.0  # two errors may differ by less than either
 
 
@@ -64,7 +67,7 @@ def _one(system: System, determinant: bool) -> Found:
     for number in range(len(ATTEMPTS)):
         rows, phase, logabs = attempt(host, number)
         x, z = torch.from_numpy(rows).to(t.device)[:, None].unbind(0)
-        pair, eta = improved(system, TwoSolve(x.contiguous(), z.contiguous()))
+        pair, eta = _finished(system, *improved(system, TwoSolve(x.contiguous(), z.contiguous())))
         gaps = [max(abs(logabs - log), abs(phase - other)) for other, log in seen]
         error = _CAUTION * min((g for g in gaps if g == g), default=math.inf)
         seen.append((phase, logabs))
@@ -75,6 +78,17 @@ def _one(system: System, determinant: bool) -> Found:
             return best
     assert best is not None
     return best
+
+
+def _finished(system: System, pair: TwoSolve, eta: torch.Tensor) -> tuple[TwoSolve, torch.Tensor]:
+    """Where refinement stops short, the error of the inverse is large in few directions: GMRES finds those."""
+    if not ACCEPTED < float(eta) < _NEAR:
+        return pair, eta
+    start, right = torch.stack((pair.x, pair.z), -2), right_sides(system.t)
+    outcome = gmres(system.multiply, pair.solve_rows, right, system.sigma, TARGET, _STEPS, start=start)
+    x, z = outcome.x.unbind(-2)
+    new, smaller = improved(system, TwoSolve(x.contiguous(), z.contiguous()))
+    return (new, smaller) if bool(smaller < eta) else (pair, eta)
 
 
 def _better(old: Found, new: Found) -> Found:
