@@ -37,7 +37,7 @@ class IterativeFamily(MultilevelFamily):
         if not self._iterates(options.method):
             dtype = self._stored().dtype
             whole = self if backend.compute_dtype(dtype) == dtype else self.to(backend.compute_dtype(dtype))
-            return super(IterativeFamily, whole)._solve_rows(y, options)  # entries that are sums are not rounded to half
+            return super(IterativeFamily, whole)._solve_rows(y, options)  # sums of entries are not rounded to half
         if torch.compiler.is_compiling():
             raise StructureError(
                 f"{self!r}.solve under torch.compile: above the dense limit "
