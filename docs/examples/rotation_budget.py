@@ -1,8 +1,9 @@
 """How many numbers does it take to approximate a rotation of 512 axes?
 
-A random rotation is approximated, in the Frobenius norm, by orthogonal butterflies BOFT(m, b) of m factors with blocks of
-size b, by block diagonal rotations (m = 1: OFT), and by products of Householder reflections. The figure is that of
-W. Liu et al., Parameter-efficient orthogonal finetuning via butterfly factorization, 2024, figure 5, with one more family.
+A random rotation is approximated, in the Frobenius norm, by orthogonal butterflies BOFT(m, b) of m factors with blocks
+of size b, by block diagonal rotations (m = 1: OFT), and by products of Householder reflections. The figure is that of
+W. Liu et al., Parameter-efficient orthogonal finetuning via butterfly factorization, 2024, figure 5, with one more
+family.
 
 Run: python docs/examples/rotation_budget.py [--out FOLDER] [--steps N]
 """
