@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from structmat import backend
 from structmat.matrix import Matrix
+from structmat.types.block_toeplitz import BlockToeplitz
 from structmat.types.circulant import Circulant
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
@@ -21,9 +22,12 @@ from structmat.types.hermitian_toeplitz import HermitianToeplitz
 from structmat.types.householder import HouseholderProduct
 from structmat.types.low_rank import LowRank
 from structmat.types.orthogonal_circulant import OrthogonalCirculant
+from structmat.types.reflected_convolution import ReflectedConvolution
+from structmat.types.submatrix import Submatrix
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 
 __all__ = [
+    "block_toeplitz",
     "circulants",
     "dense",
     "diagonals",
@@ -35,7 +39,9 @@ __all__ = [
     "low_displacement_rank",
     "low_rank",
     "matrices",
+    "multilevel",
     "orthogonal_circulants",
+    "submatrices",
     "symmetric_toeplitz",
     "tensors",
     "toeplitz",
@@ -214,6 +220,64 @@ def low_displacement_rank(
     return st.tuples(_batches(batch), _sizes(most) if n is None else st.just(n), st.integers(0, 4), some).flatmap(build)
 
 
+def submatrices(
+    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
+) -> Strategy:
+    """``Submatrix`` of a ``Toeplitz``: up to three indices more than are kept, in any order."""
+
+    def build(drawn: Any) -> Strategy:
+        lead, kept, more = drawn
+        whole = toeplitz(dtype, most, lead, (kept + more, kept + more))
+        keep = st.permutations(range(kept + more)).map(lambda p: torch.tensor(p[:kept]))
+        return st.builds(Submatrix, whole, keep)
+
+    return st.tuples(_batches(batch), _sizes(most) if n is None else st.just(n), st.integers(0, 3)).flatmap(build)
+
+
+def _factors(n: int) -> Strategy:
+    """One or two level sizes whose product is n."""
+    return st.sampled_from([(n,), *((p, n // p) for p in range(1, n + 1) if n % p == 0)])
+
+
+def multilevel(
+    kind: Any,
+    dtype: torch.dtype = torch.float64,
+    most: int = 9,
+    batch: tuple[int, ...] | None = None,
+    n: int | None = None,
+) -> Strategy:
+    """``BlockCirculant``, ``CosineDiagonal`` or ``ReflectedConvolution`` (kernels of 1 to 4 entries a level) of one or
+    two levels."""
+
+    def build(drawn: Any) -> Strategy:
+        lead, sizes, ends = drawn
+        if kind is ReflectedConvolution:
+            return st.builds(kind, tensors((*lead, *ends[: len(sizes)]), dtype), st.just(sizes), st.booleans())
+        return st.builds(kind, tensors((*lead, *sizes), dtype), st.just(len(sizes)))
+
+    levels = (_sizes(most) if n is None else st.just(n)).flatmap(_factors)
+    return st.tuples(_batches(batch), levels, st.tuples(_sizes(4), _sizes(4))).flatmap(build)
+
+
+def block_toeplitz(
+    dtype: torch.dtype = torch.float64,
+    most: int = 9,
+    batch: tuple[int, ...] | None = None,
+    shape: tuple[int, int] | None = None,
+) -> Strategy:
+    """``BlockToeplitz`` of one or two levels, of any shape, or of the shape given."""
+    sizes = st.just(shape) if shape else st.tuples(_sizes(most), _sizes(most))
+
+    def build(drawn: Any) -> Strategy:
+        lead, rows, columns = drawn
+        rows, columns = (v if len(rows) == len(columns) else (*v, 1)[:2] for v in (rows, columns))
+        ends = tuple(p + q - 1 for p, q in zip(rows, columns, strict=True))
+        return st.builds(BlockToeplitz, tensors((*lead, *ends), dtype), st.just(columns))
+
+    levels = sizes.flatmap(lambda mn: st.tuples(_factors(mn[0]), _factors(mn[1])))
+    return st.tuples(_batches(batch), levels).map(lambda drawn: (drawn[0], *drawn[1])).flatmap(build)
+
+
 _SQUARE: dict[type[Matrix], Callable[..., Strategy]] = {
     Diagonal: diagonals,
     Circulant: circulants,
@@ -222,12 +286,14 @@ _SQUARE: dict[type[Matrix], Callable[..., Strategy]] = {
     HouseholderProduct: householder_products,
     OrthogonalCirculant: orthogonal_circulants,
     LowDisplacementRank: low_displacement_rank,
+    Submatrix: submatrices,
 }
 _ANY: dict[type[Matrix], Callable[..., Strategy]] = {
     Dense: dense,
     Hankel: hankel,
     Toeplitz: toeplitz,
     LowRank: low_rank,
+    BlockToeplitz: block_toeplitz,
 }
 
 
