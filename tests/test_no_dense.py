@@ -86,6 +86,14 @@ LEAVES: dict[str, tuple[Callable[..., sm.Matrix], Callable[[int], tuple[torch.Te
         lambda c: sm.SymmetricToeplitz(c).assume(Claim.POSITIVE_DEFINITE),
         lambda n: (0.9 ** torch.arange(n, dtype=F64),),
     ),
+    "triangular": (lambda v: sm.Circulant(v, 0), lambda n: (_numbers(n) / n + _first(n, 0),)),
+    "f-circulant": (lambda v: sm.Circulant(v, 1e-3), lambda n: (_numbers(n) / n + _first(n, 0),)),
+    "orthogonal-circulant": (lambda t: sm.OrthogonalCirculant(t, (1, -1)), lambda n: (_numbers((n - 2) // 2),)),
+    "hankel": (
+        lambda h: sm.Hankel(h, (h.shape[-1] + 1) // 2),
+        lambda n: (_numbers(2 * n - 1) / n + _first(2 * n - 1, n - 1),),
+    ),
+    "hermitian": (sm.HermitianToeplitz, lambda n: (0.9 ** torch.arange(n, dtype=F64),)),
     "householder": (sm.HouseholderProduct, lambda n: (_numbers(64, n),)),
     "scaled": (lambda v: sm.Scaled(sm.HouseholderProduct(v), 2.0), lambda n: (_numbers(8, n),)),
     "product": (
