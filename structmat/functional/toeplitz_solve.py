@@ -23,7 +23,8 @@ def solve_rows(t: torch.Tensor, b: torch.Tensor, record: Record) -> torch.Tensor
     common = torch.promote_types(torch.promote_types(t.dtype, b.dtype), torch.float64)
     t, b = t.to(common), b.to(common)
     if not backend.transforming() and not (torch.is_grad_enabled() and (t.requires_grad or b.requires_grad)):
-        return _Solve.forward(t, b, record)  # nothing to record
+        record.keep = False  # nothing to record
+        return _Solve.forward(t, b, record)
     result: torch.Tensor = _Solve.apply(t, b, record)
     return result
 

@@ -50,14 +50,14 @@ class ToeplitzFamily(Matrix):
 
     def _mirror(self) -> str | None:
         """What is known of the diagonals on both sides: "hermitian", "symmetric" or nothing."""
-        claims = self.claims
-        return "hermitian" if Claim.HERMITIAN in claims else "symmetric" if Claim.SYMMETRIC in claims else None
+        return _mirror_of(self.claims)
 
     def _solve_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
         """auto: dense LU up to the dense limit, many small systems as one vectorised recursion; above it conjugate
         gradients where definite, else Levinson with the two-solve inverse, refined; then elimination, then Krylov. The
         backward error of each right-hand side decides."""
-        if options.method == "dense" or (options.method == "auto" and self._goes_dense(y)):
+        tensors = (y, *self.tensors())
+        if options.method == "dense" or (options.method == "auto" and self._goes_dense(tensors)):
             return super()._solve_rows(y, options)
         self._refuse_tracing("solve")
         for name in ("preconditioner", "start", "max_steps", "callback"):
@@ -65,16 +65,15 @@ class ToeplitzFamily(Matrix):
                 raise ValueError(f"{self!r}.solve: {name} has no meaning for the direct method {options.method!r}")
         record = self._record(options, y.dtype)
         x = fs.solve_rows(self._diagonals(), y, record)
-        if options.check and backend.eager(y, *self.tensors()) and record.backward_error is not None:
+        if options.check and record.backward_error is not None and backend.eager(*tensors):
             judge(self, record.backward_error, record.used, record.accepted)
         return x, SolveInfo(record.used, record.steps, record.backward_error, tuple(record.reasons))
 
-    def _goes_dense(self, y: torch.Tensor) -> bool:
-        n = int(self.shape[-1])
-        if n > backend.dense_limit(y.device):
+    def _goes_dense(self, tensors: tuple[torch.Tensor, ...]) -> bool:
+        n, device = int(self.shape[-1]), tensors[0].device
+        if n > backend.dense_limit(device):
             return False
-        tensors = (y, *self.tensors())
-        return not (y.device.type == "cpu" and backend.eager(*tensors) and side_by_side(math.prod(self.batch_shape), n))
+        return not (device.type == "cpu" and side_by_side(math.prod(self.batch_shape), n) and backend.eager(*tensors))
 
     def _lstsq_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
         """Above the dense limit "auto" is LSMR with a circulant near ``(A^H A)^-1`` where that is safely definite (then
@@ -133,10 +132,11 @@ class ToeplitzFamily(Matrix):
         start = options.start
         if start is not None:
             start = start[None, :] if start.ndim == 1 else start.mT
+        claims = self.claims
         return fs.Record(
             options.method,
-            self._definite(),
-            self._mirror(),
+            Claim.POSITIVE_DEFINITE in claims,
+            _mirror_of(claims),
             target,
             limit(dtype, options.tol),
             apply,
@@ -250,3 +250,7 @@ class ToeplitzFamily(Matrix):
             flops + 14.0 * n * n,
             moved + 48.0 * n * n,
         )
+
+
+def _mirror_of(claims: Claims) -> str | None:
+    return "hermitian" if Claim.HERMITIAN in claims else "symmetric" if Claim.SYMMETRIC in claims else None
