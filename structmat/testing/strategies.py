@@ -4,6 +4,7 @@ Sizes, ranks and batches are drawn and shrink; entries come from a drawn seed an
 integers, zeros among them, widely spread), because single entries say little and shrinking them takes long.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from structmat import backend
 from structmat.matrix import Matrix
+from structmat.types.block_circulant import BlockCirculant
 from structmat.types.block_toeplitz import BlockToeplitz
 from structmat.types.circulant import Circulant
+from structmat.types.cosine_diagonal import CosineDiagonal
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
 from structmat.types.displacement import LowDisplacementRank
@@ -287,6 +290,9 @@ _SQUARE: dict[type[Matrix], Callable[..., Strategy]] = {
     OrthogonalCirculant: orthogonal_circulants,
     LowDisplacementRank: low_displacement_rank,
     Submatrix: submatrices,
+    BlockCirculant: functools.partial(multilevel, BlockCirculant),
+    CosineDiagonal: functools.partial(multilevel, CosineDiagonal),
+    ReflectedConvolution: functools.partial(multilevel, ReflectedConvolution),
 }
 _ANY: dict[type[Matrix], Callable[..., Strategy]] = {
     Dense: dense,
