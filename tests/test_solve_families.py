@@ -185,6 +185,31 @@ def test_slogdet_raises_where_nothing_serves(monkeypatch: pytest.MonkeyPatch) ->
         sm.Toeplitz(torch.from_numpy(FAMILIES["cyclic shift"].diagonals(300)), 300).slogdet()
 
 
+def test_nan_passes_through_a_determinant_and_is_refused_by_a_solve() -> None:
+    t = torch.from_numpy(FAMILIES["random"].diagonals(300))
+    t[7] = torch.nan
+    assert bool(sm.Toeplitz(t, 300).slogdet()[1].isnan())
+    with pytest.raises(sm.SolveError, match="backward error nan"):
+        sm.Toeplitz(t, 300).solve(torch.ones(300, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["zeros", "ones"])
+def test_singular_matrices(name: str) -> None:
+    """Zeros: an error, and a determinant of 0. All ones, and no right-hand side in its range: as LU does, a solution as
+    large as 1 / eps whose backward error is small, or an error; never a wrong small one."""
+    t = torch.zeros(599, dtype=torch.float64) if name == "zeros" else torch.ones(599, dtype=torch.float64)
+    a, b = sm.Toeplitz(t, 300), torch.from_numpy(_right(300, float))
+    if name == "zeros":
+        assert float(a.slogdet()[0]) == 0.0 and float(a.logabsdet()) == -float("inf")
+        with pytest.raises(sm.SolveError):
+            a.solve(b)
+        return
+    try:
+        assert float(a.solve(b).abs().max()) > 1e10
+    except sm.SolveError as error:
+        assert not error.backward_error <= ACCEPTED  # noqa: PT017
+
+
 def test_krylov_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where elimination is not allowed, GMRES starts from the best rows so far."""
     monkeypatch.setattr(toeplitz_policy, "ELIMINATED", 10)

@@ -92,6 +92,8 @@ def test_few_small_systems_stay_dense() -> None:
     assert not side_by_side(1, 256) and not side_by_side(64, 8) and not side_by_side(3, 128)
     a = _small(3, 8)
     assert sm.linalg.solve(a, _numbers(3, 8, 1), return_info=True)[1].method == "dense"
+    assert sm.backend.explain("solve", a).path == "dense"
+    assert sm.backend.explain("solve", _small(1100, 8)).path == "levinson"
 
 
 def test_gradients_of_many_small_systems(monkeypatch: pytest.MonkeyPatch) -> None:

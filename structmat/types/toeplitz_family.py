@@ -173,8 +173,9 @@ class ToeplitzFamily(Matrix):
 
     def _slogdet(self, known: Solver | None) -> tuple[torch.Tensor, torch.Tensor]:
         self._refuse_tracing("slogdet")
-        sign, logabs = fd.slogdet(self._diagonals(), self._mirror(), known)
-        if backend.eager(logabs) and bool(torch.isnan(logabs).any()):
+        t = self._diagonals()
+        sign, logabs = fd.slogdet(t, self._mirror(), known)
+        if backend.eager(logabs) and bool((torch.isnan(logabs) & torch.isfinite(t).all(-1)).any()):
             raise SolveError(
                 f"{self!r}.slogdet: a leading minor is singular to working precision, so Levinson's "
                 "pivots give no determinant, and the order is too large for elimination; "
@@ -236,7 +237,11 @@ class ToeplitzFamily(Matrix):
         if verb == "linear":
             return backend.Plan("fft", f"embedded in a circulant of length {length}", *ft.work(length, columns, size))
         if verb != "solve" or n <= backend.dense_limit(self.device or "cpu"):
-            return super().plan(verb, columns)
+            count = math.prod(self.batch_shape)
+            if verb != "solve" or self._diagonals().device.type != "cpu" or not side_by_side(count, n):
+                return super().plan(verb, columns)
+            reason = f"{count} systems of order {n}: one vectorised recursion costs less than LU of each"
+            return backend.Plan("levinson", reason, count * (8.0 * n * n), count * 8.0 * 6 * n)
         if self._definite():
             steps = 10  # what Strang's circulant needs for a well-behaved symbol
             flops, moved = ft.work(length, columns * steps, size, transforms=4)
