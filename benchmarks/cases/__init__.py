@@ -1,7 +1,7 @@
 """All cases, in the order of the table. ``CASES`` is the single list that the runner, the tests and the docs read."""
 
 from benchmarks.case import Case
-from benchmarks.cases import adapters, dispatch, householder, products, solves
+from benchmarks.cases import adapters, dispatch, displacement, householder, products, solves
 
 __all__ = ["CASES", "select"]
 
@@ -9,6 +9,7 @@ CASES: tuple[Case, ...] = (
     *adapters.CASES,
     *products.CASES,
     *solves.CASES,
+    *displacement.CASES,
     *dispatch.CASES,
     *householder.CASES,
 )

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from structmat import backend
-from structmat.functional.rows import ALL, conjugate_of, cut, flattened, packed, restored, unpacked
+from structmat.functional.rows import ALL, Collected, broadcast, conjugate_of, cut, flattened, packed, restored
 from structmat.functional.shift import Shift
 
-__all__ = ["product", "product_kept", "spectra"]
+__all__ = ["prepared", "product", "product_kept", "spectra"]
 
 _BLOCK = 1 << 17  # complex numbers of one block: one MiB in single precision, which the second-level cache holds
 
@@ -40,25 +40,47 @@ def product(left: torch.Tensor, right: torch.Tensor, x: torch.Tensor, e: complex
     """``x A^T`` for generators left, right ``(*b, n, r)``: x ``(..., k, n)`` or one row; nonzero numbers ``e != f``.
 
     Real or complex; half and bfloat16 are carried out in float32. Cost: 2r + 2 complex transforms of length n for two
-    real rows or one complex row, and 4r + 4 in the backward pass.
+    real rows or one complex row, and 4r + 4 in the backward pass; r + 2 for a lone real row, where terms go in pairs.
     """
     out, wide_left, wide_right, rows = _promoted(left, right, x, e, f)
     lone = rows.ndim == 1
     rows = rows[None] if lone else rows
-    lead = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    lead = broadcast(left.shape[:-2], right.shape[:-2])
     flat, shape = flattened(rows, lead)
     if left.shape[-1] == 0:  # the zero matrix: one column of zeros, so that all derivatives are there
         wide_left, wide_right = (torch.nn.functional.pad(t, (0, 1)) for t in (wide_left, wide_right))
     g, h = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (wide_left, wide_right))
+    single = _single(flat, g.shape[-1])
+    if single:
+        g, h = _paired(g, -1), _paired(h, 1)
+        flat = packed(flat)
     if 0 in flat.shape:
         y = flat.clone()
     elif torch.compiler.is_compiling():
         y = _forward(g, h, flat, _Job(e, f), whole=True)
     else:
         backend.demand("displacement_product", left, x)
-        y = (_Product if backend.transforming() else _KeepingSpectra).apply(g, h, flat, _Job(e, f))
-    y = restored(y, shape, lead)
+        if backend.transforming():
+            y = _Product.apply(g, h, flat, _Job(e, f))
+        elif torch.is_grad_enabled() and (g.requires_grad or h.requires_grad or flat.requires_grad):
+            y = _KeepingSpectra.apply(g, h, flat, _Job(e, f))
+        else:
+            y = _forward(g, h, flat, _Job(e, f))
+    y = restored(y.real.contiguous() if single else y, shape, lead)
     return (y[..., 0, :] if lone else y).to(out)
+
+
+def _single(x: torch.Tensor, terms: int) -> bool:
+    """Whether terms go two by two, where a lone real row has no other beside it."""
+    return not x.is_complex() and x.shape[-2] == 1 and terms > 1
+
+
+def _paired(t: torch.Tensor, sign: int) -> torch.Tensor:
+    """Real columns ``(..., r)`` two by two as ``t_1 + sign i t_2``: the real part of
+    ``Z_e(g_1 - i g_2) Z_f(h_1 + i h_2) x`` is the sum of both terms."""
+    if t.shape[-1] % 2:
+        t = torch.nn.functional.pad(t, (0, 1))
+    return torch.complex(t[..., ::2], t[..., 1::2] * sign)
 
 
 def _promoted(
@@ -84,18 +106,27 @@ def spectra(left: torch.Tensor, right: torch.Tensor, e: complex, f: complex) -> 
     """The spectra ``(B, r, N)`` of ``g_j / (e - f)`` and of ``J h_j``, with the two shifts they belong to."""
     n = int(left.shape[-2])
     to_e, to_f = (Shift.of(n, number, left.dtype, left.device) for number in (e, f))
-    return to_e.analyse(left.mT * (1 / (e - f))), to_f.analyse(right.flip(-2).mT), to_e, to_f
+    g, w = left.mT.contiguous(), right.mT.contiguous().flip(-1)  # of strided rows torch makes strided spectra
+    return to_e.analyse(g * (1 / (e - f))), to_f.analyse(w), to_e, to_f
+
+
+def prepared(left: torch.Tensor, right: torch.Tensor, e: complex, f: complex) -> tuple[torch.Tensor, ...]:
+    """What products need of generators ``(B, n, r)``: their spectra, and for real ones those of terms in pairs."""
+    kept = spectra(left, right, e, f)[:2]
+    if left.is_complex() or isinstance(e, complex) or isinstance(f, complex):
+        return kept
+    return *kept, *spectra(_paired(left, -1), _paired(right, 1), e, f)[:2]
 
 
 def product_kept(
-    kept: tuple[torch.Tensor, torch.Tensor],
+    kept: tuple[torch.Tensor, ...],
     x: torch.Tensor,
     lead: torch.Size,
     own: torch.dtype,
     e: complex,
     f: complex,
 ) -> torch.Tensor:
-    """``product`` with the spectra of the generators given; ``lead`` is the batch of A, ``own`` its dtype."""
+    """``product`` with the spectra that ``prepared`` made; ``lead`` is the batch of A, ``own`` its dtype."""
     wide = backend.compute_dtype(torch.promote_types(own, x.dtype))
     lone = x.ndim == 1
     flat, shape = flattened((x[None] if lone else x).to(wide), lead)
@@ -104,8 +135,12 @@ def product_kept(
     else:
         n = int(x.shape[-1])
         to_e, to_f = (Shift.of(n, number, wide, x.device) for number in (e, f))
+        single = _single(flat, kept[0].shape[-2]) and len(kept) > 2
+        ghat, what = kept[2:] if single else kept[:2]
         with backend.full_precision(x.device):
-            y = _blocks_forward((*kept, to_e, to_f), flat, torch.compiler.is_compiling())
+            rows = packed(flat) if single else flat
+            y = _blocks_forward((ghat, what, to_e, to_f), rows, torch.compiler.is_compiling())
+        y = y.real.contiguous() if single else y
     y = restored(y, shape, lead)
     return y[..., 0, :] if lone else y
 
@@ -115,21 +150,26 @@ def _forward(g: torch.Tensor, h: torch.Tensor, x: torch.Tensor, job: _Job, whole
         return _blocks_forward(spectra(g, h, job.e, job.f), x, whole)
 
 
-def _blocks_forward(known: Spectra, x: torch.Tensor, whole: bool = False) -> torch.Tensor:
+def _blocks_forward(
+    known: Spectra, x: torch.Tensor, whole: bool = False, kept: list[torch.Tensor] | None = None
+) -> torch.Tensor:
+    """``kept`` collects the transformed u of each block, where a backward pass is to find it."""
     ghat, what, to_e, to_f = known
-    terms, batch = int(ghat.shape[-2]), []
+    terms = int(ghat.shape[-2])
+    result = Collected(x, not whole and backend.eager(x, ghat, what))
     for some, pieces, step in _blocks(x, terms, to_f.length, whole):
-        done = []
         for rows in pieces:
             xhat = to_f.analyse(packed(cut(x, some, rows)))
             total: torch.Tensor | None = None
             for j in range(0, terms, step):
                 u = to_e.analyse(to_f.synthesise(_spread(cut(what, some), j, step) * _lift(xhat, step)))
                 total = _added(total, _spread(cut(ghat, some), j, step), u, step)
+                if kept is not None:
+                    kept.append(u)
             assert total is not None
-            done.append(unpacked(to_e.synthesise(total), cut(x, some, rows)))
-        batch.append(done[0] if len(done) == 1 else torch.cat(done, -2))
-    return batch[0] if len(batch) == 1 else torch.cat(batch, 0)
+            result.put(to_e.synthesise(total), some, rows)
+        result.next()
+    return result.whole()
 
 
 def _backward(
@@ -140,31 +180,33 @@ def _backward(
     job: _Job,
     needed: tuple[bool, bool, bool],
     known: Spectra | None = None,
+    kept: Iterator[torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """The cotangents of g, h and x: the u_j are computed again. Out-of-place throughout, so that it can be
-    differentiated, and transformed by torch.func, as it stands."""
+    """The cotangents of g, h and x: the u_j are computed again, unless ``kept`` holds them. Without ``known``
+    out-of-place throughout, so that it can be differentiated, and transformed by torch.func, as it stands."""
     with backend.full_precision(x.device):
         ghat, what, to_e, to_f = known or spectra(g, h, job.e, job.f)
-        terms, by_g, by_h, by_x = int(g.shape[-1]), [], [], []
+        terms, by_g, by_h = int(g.shape[-1]), [], []
+        result = Collected(x, known is not None and backend.eager(x, grad, ghat))
         for some, pieces, step in _blocks(x, terms, to_f.length, False):
             sums: list[list[torch.Tensor]] = [[], []]
-            done = []
             for rows in pieces:
                 both = packed(cut(x, some, rows)), packed(cut(grad, some, rows))
-                parts = _block_backward(cut(ghat, some), cut(what, some), *both, to_e, to_f, step, needed)
-                for kept, part in zip(sums, parts[:2], strict=True):
+                u = next(kept) if kept is not None else None
+                parts = _block_backward(cut(ghat, some), cut(what, some), *both, to_e, to_f, step, needed, u)
+                for held, part in zip(sums, parts[:2], strict=True):
                     if part is not None:
-                        kept[:] = [kept[0] + part] if kept else [part]
+                        held[:] = [held[0] + part] if held else [part]
                 if parts[2] is not None:
-                    done.append(unpacked(parts[2], cut(x, some, rows)))
+                    result.put(parts[2], some, rows)
             by_g += sums[0]
             by_h += sums[1]
-            by_x += [torch.cat(done, -2)] if done else []
+            result.next()
         scale = 1 / (job.e - job.f)
         conjugate = scale.conjugate() if isinstance(scale, complex) else scale
         gl = _like(to_e.lower(_joined(by_g)).mT * conjugate, g) if needed[0] else None
         gr = _like(to_f.lower(_joined(by_h)).mT.flip(-2), h) if needed[1] else None
-        return gl, gr, _joined(by_x) if needed[2] else None
+        return gl, gr, result.whole() if needed[2] else None
 
 
 def _block_backward(
@@ -176,6 +218,7 @@ def _block_backward(
     to_f: Shift,
     step: int,
     needed: tuple[bool, bool, bool],
+    known: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """The spectra of the cotangents of all terms, summed over the packed rows of one block, and the rows of x's."""
     xhat, yhat = to_f.analyse(x), to_e.lift(grad)
@@ -184,7 +227,7 @@ def _block_backward(
     for j in range(0, int(ghat.shape[-2]), step):
         w, v = _spread(what, j, step), _spread(ghat, j, step)
         if needed[0]:
-            u = to_e.analyse(to_f.synthesise(w * _lift(xhat, step)))
+            u = to_e.analyse(to_f.synthesise(w * _lift(xhat, step))) if known is None else known
             of_g.append(conjugate_of((u * _lift(yconj, step)).sum(-2)))
         if needed[1] or needed[2]:
             back = to_f.lift(to_e.lower(conjugate_of(v) * _lift(yhat, step)))
@@ -281,19 +324,24 @@ class _Product(torch.autograd.Function):
 
 
 class _KeepingSpectra(torch.autograd.Function):
-    """The form for plain reverse mode: keeps the spectra of the generators, and nothing that grows with the rows.
-    Without ``setup_context``, whose signature torch inspects at every call."""
+    """The form for plain reverse mode: keeps the spectra of the generators; of a single term, whose u is no larger than
+    x, also that of u. Without ``setup_context``, whose signature torch inspects at every call."""
 
     @staticmethod
     def forward(ctx: Any, g: Any, h: Any, x: Any, job: _Job) -> Any:
         with backend.full_precision(x.device):
             known = spectra(g, h, job.e, job.f)
+            kept: list[torch.Tensor] | None = [] if g.shape[-1] == 1 and ctx.needs_input_grad[0] else None
+            y = _blocks_forward(known, x, kept=kept)
             ctx.job, ctx.shifts = job, known[2:]
-            ctx.save_for_backward(g, h, x, *known[:2])
-            return _blocks_forward(known, x)
+            ctx.save_for_backward(g, h, x, *known[:2], *(kept or ()))
+            return y
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        g, h, x, ghat, what = ctx.saved_tensors
-        known = None if torch.is_grad_enabled() else (ghat, what, *ctx.shifts)  # a recorded graph starts from g and h
-        return *_backward(g, h, x, grad, ctx.job, ctx.needs_input_grad[:3], known), None
+        g, h, x, ghat, what, *kept = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # a recorded graph starts from g and h
+            return *_backward(g, h, x, grad, ctx.job, needed), None
+        found = iter(kept) if kept else None
+        return *_backward(g, h, x, grad, ctx.job, needed, (ghat, what, *ctx.shifts), found), None

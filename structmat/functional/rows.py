@@ -4,16 +4,24 @@ import math
 
 import torch
 
-__all__ = ["ALL", "conjugate_of", "cut", "flattened", "packed", "restored", "unpacked"]
+__all__ = ["ALL", "Collected", "broadcast", "conjugate_of", "cut", "flattened", "packed", "restored"]
 
 ALL = slice(None)
+
+
+def broadcast(a: torch.Size, b: torch.Size) -> torch.Size:
+    """``torch.broadcast_shapes``, which costs more than a short transform, only where it is needed."""
+    if a == b or len(b) == 0:
+        return a
+    return b if len(a) == 0 else torch.broadcast_shapes(a, b)
 
 
 def flattened(rows: torch.Tensor, lead: torch.Size) -> tuple[torch.Tensor, tuple[int, ...]]:
     """Rows ``(..., k, n)`` as ``(B, K, n)`` for a batch ``lead`` of B matrices: axes that the batch does not have, or
     has of size 1, become rows. And their shape, broadcast."""
-    batch = torch.broadcast_shapes(rows.shape[:-2], lead)
-    rows = rows.expand(*batch, *rows.shape[-2:])
+    batch = broadcast(rows.shape[:-2], lead)
+    if batch != rows.shape[:-2]:
+        rows = rows.expand(*batch, *rows.shape[-2:])
     shape = tuple(rows.shape)
     if rows.numel() == 0:
         return rows, shape
@@ -63,10 +71,45 @@ def packed(x: torch.Tensor) -> torch.Tensor:
     return torch.complex(x[..., :half, :], x[..., half:, :])
 
 
-def unpacked(z: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _unpacked(z: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The rows that were packed, in the number and kind of ``like``."""
     if like.is_complex():
         return z
     if like.shape[-2] == 1:
         return z.real.contiguous()
     return torch.cat((z.real, z.imag[..., :-1, :] if like.shape[-2] % 2 else z.imag), -2)
+
+
+class Collected:
+    """The unpacked rows of all blocks as one tensor like x: written in place where nothing is recorded, else joined."""
+
+    def __init__(self, like: torch.Tensor, direct: bool) -> None:
+        self.like = like
+        self.into = torch.empty_like(like, memory_format=torch.contiguous_format) if direct else None
+        self.rows: list[torch.Tensor] = []
+        self.done: list[torch.Tensor] = []
+
+    def put(self, z: torch.Tensor, some: slice, rows: slice) -> None:
+        """The packed rows of one block."""
+        if self.into is None:
+            self.rows.append(_unpacked(z, cut(self.like, some, rows)))
+            return
+        place = cut(self.into, some, rows)
+        if place.is_complex():
+            place.copy_(z)
+            return
+        half = z.shape[-2]
+        place[..., :half, :] = z.real
+        if place.shape[-2] > half:
+            place[..., half:, :] = z.imag[..., : place.shape[-2] - half, :]
+
+    def next(self) -> None:
+        """All rows of these matrices are there."""
+        if self.rows:
+            self.done.append(self.rows[0] if len(self.rows) == 1 else torch.cat(self.rows, -2))
+            self.rows = []
+
+    def whole(self) -> torch.Tensor:
+        if self.into is not None:
+            return self.into
+        return self.done[0] if len(self.done) == 1 else torch.cat(self.done, 0)

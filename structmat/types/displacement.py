@@ -198,8 +198,7 @@ class LowDisplacementRank(DisplacementSolves):
         return complement
 
     def prepare(self) -> Matrix:
-        ghat, what, *_ = fd.spectra(*self._flat(), self.e, self.f)
-        return Prepared(self, (ghat, what))
+        return Prepared(self, fd.prepared(*self._flat(), self.e, self.f))
 
     def _flat(self) -> fa.Pair:
         """The generators of one batch axis, in the dtype computed in, with at least one column."""
@@ -212,7 +211,7 @@ class LowDisplacementRank(DisplacementSolves):
 
     def _linear_kept(self, kept: tuple[torch.Tensor, ...], x: torch.Tensor) -> torch.Tensor:
         out = torch.promote_types(self.dtype, x.dtype)
-        return fd.product_kept((kept[0], kept[1]), x, self.batch_shape, self.dtype, self.e, self.f).to(out)
+        return fd.product_kept(kept, x, self.batch_shape, self.dtype, self.e, self.f).to(out)
 
     def plan(self, verb: str, columns: int = 1) -> backend.Plan:
         n, r, size = self._n, self._r, self.left.element_size()
