@@ -1,7 +1,7 @@
 """All cases, in the order of the table. ``CASES`` is the single list that the runner, the tests and the docs read."""
 
 from benchmarks.case import Case
-from benchmarks.cases import adapters, dispatch, displacement, householder, products, solves
+from benchmarks.cases import adapters, butterfly, dispatch, displacement, householder, products, solves
 
 __all__ = ["CASES", "select"]
 
@@ -12,6 +12,7 @@ CASES: tuple[Case, ...] = (
     *displacement.CASES,
     *dispatch.CASES,
     *householder.CASES,
+    *butterfly.CASES,
 )
 
 
