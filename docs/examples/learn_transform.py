@@ -3,7 +3,7 @@
 A chain of log2(n) sparse factors, started at random, sees pairs (x, y = T x) and is fitted by gradient steps. It has
 2 n log2(n) numbers where a dense matrix has n^2, and what it finds is a fast algorithm: n log2(n) multiplications.
 The setting is that of T. Dao et al., Learning fast algorithms for linear transforms using butterfly factorizations,
-2019. Given the matrix itself, the same factors come out of a few singular value decompositions (``Butterfly.from_dense``).
+2019. Given the matrix itself, the same factors come out of singular value decompositions (``Butterfly.from_dense``).
 
 Run: python docs/examples/learn_transform.py [--out FOLDER] [--steps N]
 """
