@@ -128,6 +128,9 @@ class Superfast:
     def solve_rows(self, y: torch.Tensor) -> torch.Tensor:
         """x with ``T x = y`` (``T^H x = y`` for an adjoint) for each row; y ``(*batch, k, n)``. Refined while that
         gains."""
+        if y.is_complex() and not self.t.is_complex():
+            real, imag = self.solve_rows(torch.cat((y.real, y.imag), -2)).tensor_split(2, -2)
+            return torch.complex(real, imag)
         t = self.t.flip(-1).conj().resolve_conj() if self.adjointed else self.t
         inverse = self.found.pair.adjoint() if self.adjointed else self.found.pair
         flat, rows, restore = flatten(t, y.to(torch.promote_types(y.dtype, t.dtype)))

@@ -35,7 +35,7 @@ __all__ = ["Tree", "tree_order"]
 
 Array = numpy.ndarray[Any, numpy.dtype[Any]]
 
-_LEAF = 48  # leaves hold from this many to four times as many nodes; smaller ones are slower and less stable
+_LEAF = 48  # leaves hold from this many to six times as many nodes; smaller ones are slower and less stable
 _ROUNDS = 3  # corrections of one node
 _ENOUGH = 8e-15  # residual of a node below which it is left alone
 _GROWTH = 100.0  # max |W| over the number of nodes above which the other half is tried
@@ -43,7 +43,7 @@ _TINY = 1e-300
 
 
 def tree_order(n: int, leaf: int = _LEAF) -> tuple[int, int]:
-    """The order ``N = q 2^k >= n`` of the tree that serves n unknowns, and its leaf size q in [leaf, 4 leaf).
+    """The order ``N = q 2^k >= n`` of the tree that serves n unknowns, and its leaf size q in [leaf, 6 leaf).
 
     Chosen by a count of operations: the leaves ``N q^2``, and ``(N - n)^3`` for the rows beyond n. Up to two leaves
     N is n itself.
@@ -54,7 +54,7 @@ def tree_order(n: int, leaf: int = _LEAF) -> tuple[int, int]:
     power = 2
     while n > power * leaf:
         q = -(-n // power)
-        if q < 4 * leaf:
+        if q < 6 * leaf:
             order = q * power
             cost = 2.7 * order * (q + 60) ** 2 + 0.7 * (order - n) ** 3
             if cost < best:
