@@ -16,6 +16,12 @@ from benchmarks.cases.solves import backward_error, kms_solution
 from benchmarks.verify import Fault, verify
 
 GATED = {
+    "butterfly/apply n=1024 rows=256",
+    "butterfly/apply n=1024 rows=2048",
+    "cayley/solve b=8 blocks=512",
+    "cayley/solve b=16 blocks=256",
+    "cayley/solve b=32 blocks=128",
+    "cayley/solve b=64 blocks=64",
     "hra/layer d=1024 r=32 rows=256",
     "hra/layer d=1024 r=32 rows=2048",
     "hra/layer d=4096 r=32 rows=16",
