@@ -117,10 +117,12 @@ def test_the_sign_of_a_real_determinant_is_exact(n: int, f: float) -> None:
 @pytest.mark.parametrize("f", [1, -1, 3.0, -0.2])
 def test_conjugate_pairs_of_a_real_spectrum(n: int, f: float) -> None:
     lam = sm.Circulant(column(n, 5), f).eigvals()
-    alone, first, second = fc.pairs(n, f)
+    alone, (first, second) = fc.alone(n, f), fc.pairs(n, f)
     assert sorted((*alone, *first, *second)) == list(range(n))
     scale = float(lam.abs().max())
     assert float(lam[list(alone)].imag.abs().max() if alone else 0) <= 20 * n * EPS * scale * spread(f)
+    single, one_of_each = fc.separated(lam, f)
+    assert torch.equal(single, lam[list(alone)]) and torch.equal(one_of_each, lam[list(first)])
     gap = lam[list(first)] - lam[list(second)].conj()
     assert float(gap.abs().max() if first else 0) <= 20 * n * EPS * scale * spread(f)
 
@@ -213,14 +215,14 @@ def test_samples_have_the_covariance(f: int, dtype: torch.dtype) -> None:
     angle = torch.rand(n, generator=torch.Generator().manual_seed(3), dtype=F64)
     lam = angle.to(dtype)
     if dtype == F64:
-        for k, mirror in zip(*fc.pairs(n, f)[1:], strict=True):
+        for k, mirror in zip(*fc.pairs(n, f), strict=True):
             lam[mirror] = lam[k]
     matrix = sm.Circulant(fc.from_eigenvalues(lam.to(C128), f, real=dtype == F64), f)
     draws = matrix.sample(count, generator=torch.Generator().manual_seed(4))
     assert draws.dtype == dtype and tuple(draws.shape) == (count, n)
     found = draws.mT @ draws.conj() / count
     limit = 6 * 2**0.5 * float(matrix.diagonal()[0].abs()) / count**0.5
-    assert float((found - wide(matrix).to(dtype)).abs().max()) <= limit
+    assert float((found - dense_of(matrix)).abs().max()) <= limit
     batch = sm.Circulant(torch.stack([matrix.column, 2 * matrix.column]), f).sample(3)
     assert tuple(batch.shape) == (2, 3, n)
 

@@ -16,12 +16,14 @@ from structmat.functional import fourier
 from structmat.functional import toeplitz as ft
 
 __all__ = [
+    "alone",
     "divide_rows",
     "eigenvalues",
     "from_eigenvalues",
     "function_of",
     "nearest_column",
     "pairs",
+    "separated",
     "series_error",
     "series_inverse",
     "slogdet",
@@ -96,7 +98,7 @@ def slogdet(v: torch.Tensor, f: complex) -> tuple[torch.Tensor, torch.Tensor]:
     if not _is_real(v, f):
         return torch.prod(torch.sgn(lam), -1), logabs
     sign = torch.ones_like(logabs)
-    for k in pairs(v.shape[-1], f)[0]:  # the other eigenvalues come in conjugate pairs, whose product is positive
+    for k in alone(v.shape[-1], f):  # the other eigenvalues come in conjugate pairs, whose product is positive
         sign = sign * torch.sgn(lam[..., k].real)
     return sign, logabs
 
@@ -104,28 +106,37 @@ def slogdet(v: torch.Tensor, f: complex) -> tuple[torch.Tensor, torch.Tensor]:
 # -- conjugate pairs, and functions of real matrices --------------------------------------------------------------
 
 
-def pairs(n: int, f: complex) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Where the eigenvalues of a real f-circulant, f real and not 0, are real, and where its conjugate pairs are.
+def alone(n: int, f: complex) -> tuple[int, ...]:
+    """Which eigenvalues of a real f-circulant, f real and not 0, are real, because no other is their conjugate.
 
-    The node of eigenvalue k is ``d w^-k``: for f > 0 the conjugate of k is -k mod n, for f < 0 it is 1 - k mod n.
-    Returns the positions of the real ones, those of one of each pair, and those of their conjugates.
+    The node of eigenvalue k is ``d w^-k``: for f > 0 the conjugate of k is -k mod n, for f < 0 it is 1 - k mod n. Of
+    the others, numbers 1 to ``(n - len(alone)) / 2`` are one of each conjugate pair.
     """
     if f.real > 0:
-        alone: tuple[int, ...] = (0, n // 2) if n % 2 == 0 else (0,)
-        first = tuple(range(1, (n + 1) // 2))
-        return alone, first, tuple(n - k for k in first)
-    alone = ((n + 1) // 2 % n,) if n % 2 == 1 else ()
-    first = tuple(range(1, n // 2 + 1))
-    return alone, first, tuple((1 - k) % n for k in first)
+        return (0, n // 2) if n % 2 == 0 else (0,)
+    return ((n + 1) // 2 % n,) if n % 2 == 1 else ()
 
 
-def _assembled(alone: torch.Tensor, first: torch.Tensor, f: complex) -> torch.Tensor:
-    """The spectrum, in FFT order, out of what stands at the real positions and at one of each conjugate pair."""
-    size = alone.shape[-1] + 2 * first.shape[-1]
-    joined = torch.cat((alone.to(first.dtype), first, first.conj()), -1)
-    place = [k for part in pairs(size, f) for k in part]
-    order = sorted(range(size), key=place.__getitem__)
-    return joined[..., torch.tensor(order, device=first.device, dtype=torch.long)]
+def pairs(n: int, f: complex) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The positions of one of each conjugate pair, and those of their conjugates."""
+    first = tuple(range(1, (n - len(alone(n, f))) // 2 + 1))
+    return first, tuple((-k if f.real > 0 else 1 - k) % n for k in first)
+
+
+def separated(lam: torch.Tensor, f: complex) -> tuple[torch.Tensor, torch.Tensor]:
+    """The eigenvalues that stand alone, and one of each conjugate pair."""
+    n = int(lam.shape[-1])
+    single = alone(n, f)
+    kept = [lam[..., k : k + 1] for k in single]
+    return torch.cat(kept, -1) if kept else lam[..., :0], lam[..., 1 : (n - len(single)) // 2 + 1]
+
+
+def _assembled(single: torch.Tensor, first: torch.Tensor, f: complex) -> torch.Tensor:
+    """The inverse of ``separated``: the whole spectrum in FFT order."""
+    single, mirrored = single.to(first.dtype), first.conj()
+    if f.real > 0:
+        return torch.cat((single[..., :1], first, single[..., 1:], mirrored.flip(-1)), -1)
+    return torch.cat((mirrored[..., :1], first, single, mirrored[..., 1:].flip(-1)), -1)
 
 
 def function_of(v: torch.Tensor, f: complex, g: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -137,8 +148,8 @@ def function_of(v: torch.Tensor, f: complex, g: Callable[[torch.Tensor], torch.T
     lam = eigenvalues(v, f)
     if not _is_real(v, f):
         return from_eigenvalues(g(lam), f, real=False)
-    alone, first, _ = (torch.tensor(p, dtype=torch.long, device=v.device) for p in pairs(v.shape[-1], f))
-    return from_eigenvalues(_assembled(g(lam[..., alone]), g(lam[..., first]), f), f, real=True)
+    single, first = separated(lam, f)
+    return from_eigenvalues(_assembled(g(single), g(first), f), f, real=True)
 
 
 def spectrum_of_phases(angles: torch.Tensor, signs: tuple[int, ...], f: complex) -> torch.Tensor:
@@ -146,8 +157,8 @@ def spectrum_of_phases(angles: torch.Tensor, signs: tuple[int, ...], f: complex)
     at one of each pair; complex ``(*b, 2 p + len(signs))`` for angles ``(*b, p)``."""
     wide = angles.to(backend.compute_dtype(angles.dtype))
     first = torch.polar(torch.ones_like(wide), wide)
-    alone = torch.tensor(signs, dtype=first.dtype, device=first.device).expand(*first.shape[:-1], len(signs))
-    return _assembled(alone, first, f)
+    single = torch.tensor(signs, dtype=first.dtype, device=first.device).expand(*first.shape[:-1], len(signs))
+    return _assembled(single, first, f)
 
 
 def nearest_column(dense: torch.Tensor, f: complex) -> torch.Tensor:

@@ -201,7 +201,7 @@ class Circulant(CirculantFamily):
         if self._is_real and backend.eager(self.column):
             lam = fc.eigenvalues(self.column.detach(), self.f)
             cut = -self._n * torch.finfo(lam.dtype).eps * lam.abs().amax(-1)
-            for k in fc.pairs(self._n, self.f)[0]:
+            for k in fc.alone(self._n, self.f):
                 if bool((lam[..., k].real < cut).any()):
                     raise StructureError(
                         f"{self!r}.sqrt: eigenvalue {k} is {float(lam[..., k].real.min()):.2g} and has no conjugate "

@@ -157,32 +157,30 @@ class OrthogonalCirculant(CirculantFamily):
         if dense.is_complex():
             raise DtypeError(f"OrthogonalCirculant.nearest: a real matrix is needed, got {dense.dtype}")
         column = fc.nearest_column(dense.to(backend.compute_dtype(dense.dtype)), f)
-        alone, first, _ = fc.pairs(column.shape[-1], f)
-        lam = fc.eigenvalues(column, f)
+        single, chosen = fc.separated(fc.eigenvalues(column, f), f)
         signs = []
-        for k in alone:
-            negative = lam[..., k].real.detach() < 0
+        for value in single.real.detach().unbind(-1):
+            negative = value < 0
             if bool(negative.any()) and not bool(negative.all()):
                 raise StructureError(
                     "OrthogonalCirculant.nearest: the elements of the batch need different signs, and the type holds "
                     "one tuple of signs for all; take them one by one"
                 )
             signs.append(-1 if bool(negative.any()) else 1)
-        chosen = lam[..., torch.tensor(first, dtype=torch.long, device=lam.device)]
         return cls(torch.atan2(chosen.imag, chosen.real).to(dense.dtype), tuple(signs), f)
 
     @classmethod
     def random(cls, n: int, f: int = 1, *, generator: Any = None, **options: Any) -> "OrthogonalCirculant":
         """Uniform phases and signs: Haar measure on the real orthogonal f-circulants."""
-        alone, first, _ = fc.pairs(n, f)
-        angles = (2 * torch.rand(len(first), generator=generator, **options) - 1) * math.pi
-        bits = torch.randint(0, 2, (len(alone),), generator=generator, device=options.get("device"))
+        count = len(fc.alone(n, f))
+        angles = (2 * torch.rand((n - count) // 2, generator=generator, **options) - 1) * math.pi
+        bits = torch.randint(0, 2, (count,), generator=generator, device=options.get("device"))
         return cls(angles, tuple(1 - 2 * int(b) for b in bits), f)
 
     @classmethod
     def identity(cls, n: int, f: int = 1, **options: Any) -> "OrthogonalCirculant":
-        alone, first, _ = fc.pairs(n, f)
-        return cls(torch.zeros(len(first), **options), (1,) * len(alone), f)
+        count = len(fc.alone(n, f))
+        return cls(torch.zeros((n - count) // 2, **options), (1,) * count, f)
 
 
 @dispatch.rule("matmul", OrthogonalCirculant, OrthogonalCirculant)
