@@ -228,7 +228,7 @@ def test_least_squares_above_the_dense_limit(shape: tuple[int, int], method: str
     t[n - 1] += 3
     a, b = sm.Toeplitz(t, n), numbers(m, 2, dtype=dtype, seed=1)
     x, info = sm.linalg.lstsq(a, b, method=method, return_info=True)
-    assert info.method == ("lsmr" if method == "auto" else method) and x.dtype == dtype
+    assert info.method.startswith("lsmr" if method == "auto" else method) and x.dtype == dtype
     wanted = torch.linalg.pinv(dense_of(a)) @ b.to(dense_of(a).dtype)
     kappa = float(torch.linalg.cond(dense_of(a)))
     assert float((x - wanted).norm()) <= kappa**2 * limit(dtype) * float(wanted.norm() + b.norm())
