@@ -228,7 +228,8 @@ def test_least_squares_above_the_dense_limit(shape: tuple[int, int], method: str
     t[n - 1] += 3
     a, b = sm.Toeplitz(t, n), numbers(m, 2, dtype=dtype, seed=1)
     x, info = sm.linalg.lstsq(a, b, method=method, return_info=True)
-    assert info.method.startswith("lsmr" if method == "auto" else method) and x.dtype == dtype
+    # "auto" of a Toeplitz matrix brings a preconditioner of its own
+    assert (info.method != "dense" if method == "auto" else info.method == method) and x.dtype == dtype
     wanted = torch.linalg.pinv(dense_of(a)) @ b.to(dense_of(a).dtype)
     kappa = float(torch.linalg.cond(dense_of(a)))
     assert float((x - wanted).norm()) <= kappa**2 * limit(dtype) * float(wanted.norm() + b.norm())
@@ -252,6 +253,7 @@ def test_least_squares_derivatives(columns: int, dtype: torch.dtype, method: str
 
 
 def test_least_squares_where_the_type_knows_its_inverse() -> None:
+    assert sm.linalg.lstsq(total(300, "general"), numbers(300), return_info=True)[1].method == "lsmr"
     for a in (sm.Diagonal(torch.arange(300, dtype=F64)), sm.LowRank(numbers(300, 2), numbers(400, 2, seed=1))):
         b = numbers(300)
         x, info = sm.linalg.lstsq(a, b, return_info=True)
