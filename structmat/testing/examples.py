@@ -15,9 +15,9 @@ from structmat.lazy import Inverse, Prepared, Product, Scaled, Slice, Sum
 from structmat.matrix import Matrix
 from structmat.testing.example import HALF, WIDE, Batch, Example, Factory, numbers
 from structmat.testing.examples_butterfly import BUTTERFLIES
+from structmat.testing.examples_cauchy import CAUCHY
 from structmat.testing.examples_displacement import DISPLACEMENT
 from structmat.testing.examples_lazy import IMPLICIT
-from structmat.testing.examples_cauchy import CAUCHY
 from structmat.testing.examples_multilevel import MULTILEVEL
 from structmat.testing.examples_orthogonal import ORTHOGONAL
 from structmat.testing.examples_toeplitz import TOEPLITZ
