@@ -35,7 +35,7 @@ PARAMETERS: list[tuple[str, type[Exception], Callable[[], Any], str]] = [
         r"unknown method 'lu'; legal methods are 'auto', 'dense', 'levinson', 'cg'",
     ),
     ("factor method", ValueError, lambda: S.factor("lu"), r"unknown method 'lu'; legal methods are"),
-    ("cg has no factorisation", ValueError, lambda: S.factor("cg"), r"conjugate gradients keep no factorisation"),
+    ("cg has no factorisation", ValueError, lambda: S.factor("cg"), r"'cg' keeps no factorisation"),
     (
         "start for a direct method",
         ValueError,
