@@ -10,6 +10,7 @@ import torch
 import structmat as sm
 from structmat import nn
 from structmat.functional import orthogonal as fo
+from structmat.functional.shifted_inverse import fast_inverse, is_fast
 from structmat.testing import assert_orthogonal
 from structmat.testing.assertions import orthogonality
 from structmat.testing.reference import dense_of
@@ -102,6 +103,35 @@ def test_orthogonal_at_every_scale(dtype: torch.dtype, scale: float) -> None:
         a = sm.OrthogonalButterfly(_skew(d, b, m, dtype, scale))
         assert_orthogonal(a, ops=m)
         assert_orthogonal(a.to_butterfly(), ops=m)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, torch.complex64])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 30.0, 1e3])
+@pytest.mark.parametrize("b", [2, 3, 8, 16, 33, 64])
+def test_cayley_blocks_by_elimination_without_pivoting(b: int, scale: float, dtype: torch.dtype) -> None:
+    """In large batches the inverse is found without pivoting; where that loses digits LAPACK's takes its place."""
+    many = 2048 // b + 1
+    k = fo.skew(_skew(many * b, b, 1, dtype, scale)[0], b)
+    assert is_fast(k)
+    r = fo.cayley(k.requires_grad_())
+    assert orthogonality(r.detach()) <= 16 * torch.finfo(dtype).eps
+    wide = k.detach().to(torch.complex128 if dtype.is_complex else F64).requires_grad_()
+    eye = torch.eye(b, dtype=wide.dtype)
+    exact = torch.linalg.solve(eye + wide, eye - wide)
+    bound = 16 * torch.finfo(dtype).eps * b * (1 + scale * b**0.5)
+    assert float((r - exact).detach().norm()) <= bound * many**0.5
+    g = torch.ones_like(exact)
+    (got,), (wanted,) = torch.autograd.grad(r, k, g.to(dtype)), torch.autograd.grad(exact, wide, g)
+    assert float((got - wanted).norm()) <= bound * (float(wanted.norm()) + many**0.5 * b)
+
+
+def test_the_two_eliminations_agree_with_lapack() -> None:
+    for b in (2, 5, 16, 17, 40):
+        k = fo.skew(_skew(4 * b, b, 1)[0], b)
+        exact = torch.linalg.inv(torch.eye(b, dtype=F64) + k)
+        assert float((fast_inverse(k) - exact).norm()) <= 100 * EPS * b * float(exact.norm())
+    empty = fo.cayley(torch.zeros(0, 32, 32))
+    assert empty.shape == (0, 32, 32) and not is_fast(empty)
 
 
 @pytest.mark.parametrize(("d", "b", "m"), [(64, 2, 6), (48, 8, 2), (64, 32, 2)])
