@@ -86,6 +86,7 @@ class Case:
     versus: str = "peer"
     heavy: bool = False
     child: Callable[[bool], Mapping[str, float]] | None = None  # measured in processes of its own (memory)
+    plain_malloc: bool = False  # timed with the allocator as any program has it: what the peer spends there is its cost
 
 
 def constant(limit: float | None) -> Limit | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["MALLOC", "describe", "restart"]
+__all__ = ["MALLOC", "describe", "fresh_environment", "restart"]
 
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -37,6 +37,11 @@ def restart(module: str, arguments: list[str], threads: int, malloc: bool) -> No
     environment |= {_MARK: "1"} | (MALLOC if malloc else {})
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environment)
+
+
+def fresh_environment() -> dict[str, str]:
+    """The environment of a run that is to set up its own process."""
+    return {k: v for k, v in os.environ.items() if k not in MALLOC and k != _MARK}
 
 
 def describe() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Result", "table", "write"]
+__all__ = ["Result", "read", "table", "write"]
 
 _HEADS = ("case", "ours ms", "peer ms", "figure", "must", "aim", "met", "error ours", "error peer")
 
@@ -88,3 +88,9 @@ def write(path: Path, machine: dict[str, Any], results: Sequence[Result]) -> Non
     rows = [dataclasses.asdict(result) | {"busy": result.busy} for result in results]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"schema": 1, "machine": machine, "results": rows}, indent=1) + "\n")
+
+
+def read(path: Path) -> list[Result]:
+    """The rows of a file that ``write`` wrote."""
+    rows = json.loads(path.read_text())["results"]
+    return [Result(**{key: value for key, value in row.items() if key != "busy"}) for row in rows]

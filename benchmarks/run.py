@@ -6,7 +6,9 @@ The exit code is 1 if a result is wrong or a must is missed, and 0 otherwise; an
 import argparse
 import importlib.util
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,13 +91,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for case in cases:
         start = time.perf_counter()
         print(f"{case.name} ...", end=" ", flush=True)
-        results.append(measure_case(case, options.quick))
+        apart = case.plain_malloc and about["malloc"] != "plain"
+        results.append(_apart(case, options) if apart else measure_case(case, options.quick))
         print(f"{time.perf_counter() - start:.0f} s", flush=True)
     print("\n" + report.table(results))
     path = options.output or RESULTS / f"{about['date'].replace(':', '').split('+')[0]}{'-quick' * options.quick}.json"
     report.write(path, about, results)
     print(f"written to {path}")
     return int(any(result.failed for result in results))
+
+
+def _apart(case: Case, options: argparse.Namespace) -> Result:
+    """The case measured by a run of its own, whose allocator is left alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.json"
+        words = ["--plain-malloc", "--only", case.name, "--threads", str(options.threads), "--output", str(path)]
+        words += ["--quick"] * options.quick
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.run", *words],
+            env=machine.fresh_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not path.exists():
+            raise RuntimeError(f"{case.name}: its own run failed\n{done.stdout}{done.stderr}")
+        return report.read(path)[0]
 
 
 def _parser() -> argparse.ArgumentParser:
