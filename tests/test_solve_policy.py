@@ -139,6 +139,26 @@ def test_only_failing_elements_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wide.backward_error.shape == (5, 4, 1)
 
 
+def test_elimination_in_groups_keeps_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for one matrix at a time: the same solutions, and a backward pass that factorises nothing."""
+    names, n = ["cyclic shift", "random", "cyclic shift"], 300
+    t = torch.from_numpy(numpy.stack([FAMILIES[name].diagonals(n) for name in names])).requires_grad_()
+    b = _numbers(3, n, 2)
+    monkeypatch.setattr(toeplitz_pair, "_MEMORY", 16 * n * n)
+    for method in ("auto", "gko"):
+        x, info = sm.linalg.solve(sm.Toeplitz(t, n), b, method=method, return_info=True)
+        assert _error(sm.Toeplitz(t.detach(), n), x.detach(), b) <= 100 * EPS and "gko" in info.method
+    factor = sm.Toeplitz(t.detach(), n).factor()
+    assert factor.backward_error <= 100 * EPS
+    eliminated = toeplitz_policy.eliminated
+    monkeypatch.setattr(toeplitz_policy, "eliminated", None)
+    (found,) = torch.autograd.grad(x.sin().sum(), t)
+    monkeypatch.setattr(toeplitz_policy, "eliminated", eliminated)
+    monkeypatch.setattr(toeplitz_pair, "_MEMORY", 2**30)
+    (wanted,) = torch.autograd.grad(sm.Toeplitz(t, n).solve(b).sin().sum(), t)
+    assert float((found - wanted).abs().max()) <= 1e6 * EPS * float(wanted.abs().max())
+
+
 def test_backward_takes_the_factorisation_of_each_element(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pair and elimination are kept: the backward pass factorises nothing."""
     names, n = ["KMS 0.5", "cyclic shift"], 300

@@ -18,9 +18,20 @@ from structmat.functional.toeplitz import toeplitz_entries
 from structmat.functional.toeplitz_system import ACCEPTED, TARGET, System, generators, right_sides
 from structmat.functional.two_solve import TwoSolve
 
-__all__ = ["Kept", "Lu", "best_pair", "eliminated", "improved", "levinson_pair", "shifted_pair"]
+__all__ = [
+    "Kept",
+    "Lu",
+    "best_pair",
+    "eliminated",
+    "eliminated_pair",
+    "groups",
+    "improved",
+    "levinson_pair",
+    "shifted_pair",
+]
 
 _SHIFTS = (1e-5, 1e-7)
+_MEMORY = 2**30
 
 
 def levinson_pair(system: System, mirror: str | None, shift: float = 0.0) -> tuple[TwoSolve, torch.Tensor]:
@@ -103,6 +114,17 @@ def eliminated(system: System, dense: bool = True) -> Solver:
     return gko.factor(*generators(system.t), 1, -1)
 
 
+def groups(index: torch.Tensor, n: int) -> tuple[torch.Tensor, ...]:
+    """The numbers of matrices cut up so that eliminating one group takes at most 1 GiB (or is a single matrix)."""
+    return index.split(max(1, _MEMORY // (16 * n * n)))
+
+
+def eliminated_pair(system: System, solver: Solver) -> TwoSolve:
+    """The pair by elimination, refined."""
+    rows, _, _ = system.refined(right_sides(system.t), solver, TARGET)
+    return TwoSolve(rows[..., 0, :].contiguous(), rows[..., 1, :].contiguous())
+
+
 def best_pair(
     system: System, mirror: str | None, most: int, first: TwoSolve | None = None
 ) -> tuple[TwoSolve, torch.Tensor, list[str]]:
@@ -120,12 +142,12 @@ def best_pair(
             other = shifted_pair(part, mirror)
         else:
             notes.append("Levinson's recursion fails: the pair by elimination with pivoting")
-            rows, _, _ = part.refined(right_sides(part.t), eliminated(part), TARGET)
-            other = TwoSolve(rows[..., 0, :].contiguous(), rows[..., 1, :].contiguous())
-        other, found = improved(part, other)
-        better = (found < eta[bad]) | eta[bad].isnan()
+            found = [(s := system.take(some), eliminated_pair(s, eliminated(s)))[1] for some in groups(bad, system.n)]
+            other = TwoSolve(torch.cat([p.x for p in found]), torch.cat([p.z for p in found]))
+        other, reached = improved(part, other)
+        better = (reached < eta[bad]) | eta[bad].isnan()
         x, z, eta = pair.x.clone(), pair.z.clone(), eta.clone()
-        x[bad[better]], z[bad[better]], eta[bad[better]] = other.x[better], other.z[better], found[better]
+        x[bad[better]], z[bad[better]], eta[bad[better]] = other.x[better], other.z[better], reached[better]
         pair = TwoSolve(x, z)
     return pair, eta, notes
 

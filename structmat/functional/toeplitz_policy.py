@@ -18,7 +18,15 @@ from structmat.functional.levinson import FEW
 from structmat.functional.levinson_direct import LARGEST, solve_side_by_side
 from structmat.functional.preconditioners import chan, safely_definite, strang
 from structmat.functional.toeplitz import cyclic_geometry
-from structmat.functional.toeplitz_pair import Kept, eliminated, improved, levinson_pair, shifted_pair
+from structmat.functional.toeplitz_pair import (
+    Kept,
+    eliminated,
+    eliminated_pair,
+    groups,
+    improved,
+    levinson_pair,
+    shifted_pair,
+)
 from structmat.functional.toeplitz_system import ACCEPTED, TARGET, System, flatten, right_sides
 from structmat.functional.two_solve import TwoSolve
 
@@ -121,6 +129,8 @@ class _Job:
         self, index: torch.Tensor | None, y: torch.Tensor, eta: torch.Tensor, name: str, solver: Solver | None
     ) -> None:
         """Take the rows that are better than what is there, and keep the solver if it found any."""
+        if not self.eta.numel() and index is not None:
+            self.y, self.eta = torch.full_like(self.b, torch.nan), torch.full_like(self.b[..., 0].abs(), torch.nan)
         if not self.eta.numel():
             self.y, self.eta = y, eta
             better = torch.ones((), dtype=torch.bool)
@@ -133,7 +143,8 @@ class _Job:
             if index is None:
                 self.names.clear()
                 self.parts.clear()
-            self.names.append(name)
+            if name not in self.names:
+                self.names.append(name)
             if solver is not None:
                 self.parts.append((index, solver))
 
@@ -193,15 +204,21 @@ def _shifted(job: _Job, index: torch.Tensor | None) -> None:
 
 
 def _eliminated(job: _Job, index: torch.Tensor | None) -> None:
-    system, b = job.part(index)
-    small = job.record.method == "auto" and system.n <= backend.dense_limit(b.device)
+    """In groups of at most 1 GiB. A single group is kept as it is; of several the pairs are, which are O(n)."""
+    record, n = job.record, job.system.n
+    small = record.method == "auto" and n <= backend.dense_limit(job.b.device)
     name = "dense" if small else "gko"
     if job.names:
-        job.record.reasons.append(f"{', '.join(job.names)}: backward error {float(job.eta.max()):.1e}, so {name}")
-    solver = eliminated(system, dense=small)
-    y, eta, steps = system.refined(b, solver, job.record.target)
-    job.record.steps += steps
-    job.offer(index, y, eta, name, solver)
+        record.reasons.append(f"{', '.join(job.names)}: backward error {float(job.eta.max()):.1e}, so {name}")
+    numbers = torch.arange(len(job.b), device=job.b.device) if index is None else index
+    parts = groups(numbers, n)
+    for some in parts:
+        which = index if len(parts) == 1 else some
+        system, b = job.part(which)
+        solver = eliminated(system, dense=small)
+        y, eta, steps = system.refined(b, solver, record.target)
+        record.steps += steps
+        job.offer(which, y, eta, name, solver if len(parts) == 1 else eliminated_pair(system, solver))
 
 
 # -- iterative ----------------------------------------------------------------------------------------------------
