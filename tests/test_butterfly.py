@@ -165,6 +165,15 @@ def test_explain_says_how_rows_go_through() -> None:
     assert "16 blocks 64 x 64" in backend.explain(turn, torch.zeros(1024, 1024)).reason
 
 
+def test_explain_of_a_solve() -> None:
+    b = torch.zeros(24, 2)
+    assert backend.explain("solve", sm.Butterfly.random(24), b).path == "factor by factor"
+    assert backend.explain("solve", sm.Butterfly.random(24, 12).mT, b).path == "dense"
+    assert "3 blocks 8 x 8" in backend.explain("solve", sm.OrthogonalButterfly.random(24), b).reason
+    with pytest.raises(ValueError, match="legal verbs"):
+        backend.explain("inv", sm.Butterfly.random(24), b)
+
+
 @pytest.mark.parametrize("rows", [1, 16])
 def test_no_square_array_at_4096(rows: int) -> None:
     for a in (sm.Butterfly.random(4096, dtype=F64), sm.OrthogonalButterfly.random(4096, 8, 4, dtype=F64)):

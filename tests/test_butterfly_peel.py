@@ -81,6 +81,25 @@ def test_the_certificate_tells_random_matrices_from_butterflies() -> None:
         sm.Butterfly.from_dense(dense)
 
 
+@pytest.mark.parametrize("sequence", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_factors_in_another_order_are_recovered(sequence: tuple[int, int, int]) -> None:
+    digits, rows, now, shapes = (2, 3, 4), (3, 2, 2), [2, 3, 4], []
+    for k in sequence:
+        shapes.append((math.prod(now) // now[k], rows[k], digits[k]))
+        now[k] = rows[k]
+    generator = torch.Generator().manual_seed(0)
+    blocks = tuple(torch.randn(s, generator=generator, dtype=F64) for s in shapes)
+    dense = sm.Butterfly(blocks, digits, tuple((k,) for k in sequence)).to_dense()
+    found = sm.Butterfly.from_dense(dense, 1e-14, digits=digits, rows=rows, sequence=sequence)
+    assert found.axes == tuple((k,) for k in sequence)
+    monarch = sm.Butterfly.monarch(12, 30, dtype=F64, generator=generator)
+    dense = monarch.to_dense()
+    again = sm.Butterfly.from_dense(dense, 1e-14, digits=monarch.digits, rows=(3, 4), sequence=(1, 0))
+    assert float((again.to_dense() - dense).norm()) <= 1e-13
+    with pytest.raises(sm.ShapeError, match="each of the 2 digits"):
+        sm.Butterfly.nearest(dense, monarch.digits, (3, 4), (1, 1))
+
+
 def test_degenerate_blocks_give_the_zero_matrix() -> None:
     dense = torch.zeros(8, 8, dtype=F64)
     assert torch.equal(sm.Butterfly.nearest(dense).to_dense(), dense)

@@ -18,9 +18,9 @@ import math
 
 import torch
 
-from structmat.functional.butterfly import Digits
+from structmat.functional.butterfly import Digits, relabelled, relabelling
 
-__all__ = ["balanced", "digit_pairs", "fourier_blocks", "peel", "prime_factors", "smooth_below", "tails"]
+__all__ = ["balanced", "digit_pairs", "fourier_blocks", "peel", "peel_in", "prime_factors", "smooth_below", "tails"]
 
 
 def peel(dense: torch.Tensor, digits: Digits, rows: Digits) -> tuple[torch.Tensor, ...]:
@@ -44,6 +44,24 @@ def peel(dense: torch.Tensor, digits: Digits, rows: Digits) -> tuple[torch.Tenso
         done *= p
     final = left.reshape(*lead, rows[0], digits[0], done).movedim(-1, -3)
     return (final, *reversed(blocks))
+
+
+def peel_in(
+    dense: torch.Tensor, digits: Digits, rows: Digits, sequence: Digits
+) -> tuple[tuple[torch.Tensor, ...], tuple[Digits, ...]]:
+    """``peel`` for factors that take the digits in another order, ``sequence[0]`` first: (blocks, axes)."""
+    renamed = tuple([tuple([sizes[k] for k in sequence]) for sizes in (digits, rows)])
+    blocks = peel(_reordered(dense, digits, rows, sequence), *renamed)
+    how = relabelling(renamed[0], tuple([(k,) for k in range(len(digits))]), renamed[1], sequence)
+    return relabelled(blocks, how), how.axes
+
+
+def _reordered(dense: torch.Tensor, digits: Digits, rows: Digits, sequence: Digits) -> torch.Tensor:
+    """The matrix with both its indices written in this order of digits."""
+    lead, count = dense.ndim - 2, len(digits)
+    wide = dense.reshape(*dense.shape[:-2], *rows, *digits)
+    places = [lead + k for k in sequence] + [lead + count + k for k in sequence]
+    return wide.permute(*range(lead), *places).reshape(dense.shape)
 
 
 def tails(dense: torch.Tensor, digits: Digits, rows: Digits) -> torch.Tensor:

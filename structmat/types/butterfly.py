@@ -178,6 +178,10 @@ class Butterfly(Matrix):
         return self._beside_tail(x, lambda y: fa.kept_rows(y, kept, plan, self.order, out))
 
     def plan(self, verb: str, columns: int = 1) -> backend.Plan:
+        if verb == "solve" and self._square():
+            steps = self._chain.steps
+            flops = 2.0 * sum(s.rest * s.rows**2 * (s.rows / 3 + 3 * columns) for s in steps)
+            return backend.Plan("factor by factor", "LU of each block, one refinement", flops)
         if verb != "linear":
             return super().plan(verb, columns)
         return plan_of(self._program(columns), columns, self.blocks[0].element_size())
@@ -191,17 +195,24 @@ class Butterfly(Matrix):
 
     @classmethod
     def nearest(
-        cls, dense: torch.Tensor, digits: fb.Digits | None = None, rows: fb.Digits | None = None
+        cls,
+        dense: torch.Tensor,
+        digits: fb.Digits | None = None,
+        rows: fb.Digits | None = None,
+        sequence: fb.Digits | None = None,
     ) -> "Butterfly":
-        """A butterfly of one factor a digit, the first digit first, near dense ``(*batch, m, n)``.
+        """A butterfly of one factor a digit near dense ``(*batch, m, n)``, the digit ``sequence[0]`` first (by default
+        the most significant; Monarch takes ``sequence=(1, 0)``).
 
         ``digits`` of the columns and ``rows`` (by default those of mixed radix, every prime factor a digit). The error
-        is ``err^2 <= sum_s tail_s^2 <= (L - 1) dist^2``, tail_s what ``tails`` measures. Exact for butterflies.
+        is ``err^2 <= sum_s tail_s^2 <= (L - 1) dist^2`` (``functional.butterfly_peel``). Exact for butterflies.
         """
         digits, rows = digits_of(dense, digits, rows)
-        wide = dense.to(backend.compute_dtype(dense.dtype))
-        blocks = tuple(w.to(dense.dtype) for w in fp.peel(wide, digits, rows))
-        return cls(blocks, digits, tuple((k,) for k in range(len(digits))))
+        sequence = tuple(range(len(digits))) if sequence is None else sequence
+        if sorted(sequence) != list(range(len(digits))):
+            raise ShapeError(f"Butterfly: sequence must name each of the {len(digits)} digits once, got {sequence!r}")
+        blocks, axes = fp.peel_in(dense.to(backend.compute_dtype(dense.dtype)), digits, rows, sequence)
+        return cls(tuple(w.to(dense.dtype) for w in blocks), digits, axes)
 
     @classmethod
     def from_dense(
@@ -211,10 +222,11 @@ class Butterfly(Matrix):
         *,
         digits: fb.Digits | None = None,
         rows: fb.Digits | None = None,
+        sequence: fb.Digits | None = None,
     ) -> "Butterfly":
         """``nearest``, if it is within ``tol ||dense||_F`` (default 8 eps); else NotStructuredError with the
         distance."""
-        found: Butterfly = distance_check(cls, dense, cls.nearest(dense, digits, rows), tol)
+        found: Butterfly = distance_check(cls, dense, cls.nearest(dense, digits, rows, sequence), tol)
         return found
 
     @staticmethod

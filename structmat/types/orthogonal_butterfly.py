@@ -145,7 +145,7 @@ class OrthogonalButterfly(Matrix):
         return fa.kept_rows(x, kept, self._program(_KEPT_ROWS), None, out)
 
     def plan(self, verb: str, columns: int = 1) -> backend.Plan:
-        if verb != "linear":
+        if verb not in ("linear", "solve"):  # a solve is a product with the reversed factors
             return super().plan(verb, columns)
         return plan_of(self._program(columns), columns, self.skew.element_size())
 
