@@ -28,8 +28,9 @@ class TwoSolve:
         self._length = good_length(2 * n - 1) if self._folded else n
         if not self._folded:
             size = n // 2 if real else n
-            angle = torch.arange(size, device=x.device, dtype=torch.float64) * (-torch.pi / n)
+            angle = torch.arange(size, device=x.device, dtype=torch.float64) * (torch.pi / n)
             self._twist = torch.polar(torch.ones_like(angle), angle)
+            self._untwist = self._twist.conj().resolve_conj()
             self._sx, self._sz = (self._skew(v)[..., None, :] for v in (x, z))
         self._cx, self._cz = (self._forward(v)[..., None, :] for v in (x, z))
 
@@ -42,16 +43,16 @@ class TwoSolve:
         return torch.fft.ifft(hat) if self.x.is_complex() else torch.fft.irfft(hat, self._length)
 
     def _skew(self, v: torch.Tensor) -> torch.Tensor:
-        """Values at the roots of ``u^n = -1``; of real v at every second one, ``exp(-i pi (4 l + 1) / n)``, which is a
-        transform of the n / 2 numbers ``v_k - i v_{k + n/2}``."""
+        """Values at the roots of ``u^n = -1``; of real v at every second one, ``exp(i pi (4 l + 1) / n)``, which is a
+        transform of the n / 2 numbers ``v_k + i v_{k + n/2}``."""
         if v.is_complex():
-            return torch.fft.fft(v * self._twist)
+            return torch.fft.ifft(v * self._twist, norm="forward")
         half = self.n // 2
-        return torch.fft.fft(torch.complex(v[..., :half], -v[..., half:]).mul_(self._twist))
+        return torch.fft.ifft(torch.complex(v[..., :half], v[..., half:]).mul_(self._twist), norm="forward")
 
     def _unskew(self, hat: torch.Tensor) -> torch.Tensor:
-        v = torch.fft.ifft(hat).mul_(self._twist.conj())
-        return v if self.x.is_complex() else torch.cat((v.real, -v.imag), -1)
+        v = torch.fft.fft(hat, norm="forward").mul_(self._untwist)
+        return v if self.x.is_complex() else torch.cat((v.real, v.imag), -1)
 
     # -- application ----------------------------------------------------------------------------------------------
 
