@@ -57,7 +57,8 @@ class Value:
                 mask.append(not fixed)
             else:
                 mask.append(not fixed and _is_child(value))
-                traced = traced or isinstance(value, torch.fx.Proxy)
+                parts = value if isinstance(value, tuple) else (value,)
+                traced = traced or any(isinstance(part, torch.fx.Proxy) for part in parts)
         object.__setattr__(self, "_children", tuple(mask))
         object.__setattr__(self, "_assumed", _NOTHING)
         if traced:

@@ -137,6 +137,22 @@ def test_many_rows_under_every_transform() -> None:
     assert float((compiled(a, x[:7]) - wanted[:7]).norm()) <= tol
 
 
+def test_one_compiled_function_takes_butterflies_of_many_sizes() -> None:
+    """The plan is made of numbers while torch traces, also where sizes are symbols; transposes and ``@`` too."""
+    torch._dynamo.reset()
+    rows = torch.compile(lambda a, v: a.linear(v), fullgraph=True, backend="aot_eager")
+    columns = torch.compile(lambda a, v: a.mT @ v, fullgraph=True, backend="aot_eager")
+    for n in (6, 8, 16, 12):
+        a, x = sm.Butterfly.random(n, dtype=F64), _numbers(3, n)
+        assert float((rows(a, x) - a.linear(x)).norm()) <= 64 * EPS * n * float(a.norm() * x.norm())
+        f = sm.dft(n)
+        assert float((columns(f, x.mT.to(C128)) - f @ x.mT.to(C128)).norm()) <= 64 * EPS * n * float(x.norm())
+    torch._dynamo.reset()
+    for n in (6, 8, 16):
+        q, x = sm.OrthogonalButterfly.random(n, dtype=F64), _numbers(3, n)
+        assert float((rows(q, x) - q.linear(x)).norm()) <= 64 * EPS * n * float(x.norm())
+
+
 # -- the cost rule -------------------------------------------------------------------------------------------------
 
 

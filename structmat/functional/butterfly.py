@@ -19,6 +19,7 @@ T. Dao et al., Monarch: expressive structured matrices for efficient and accurat
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,6 +37,7 @@ __all__ = [
     "group",
     "in_order",
     "merged",
+    "plain",
     "relabelled",
     "relabelling",
     "relabelling_sign",
@@ -53,6 +55,13 @@ def constant(function: F) -> F:
     """torch.compile calls the function while it traces, in place of tracing it: its arguments are numbers."""
     marked: F = torch.compiler.assume_constant_result(function)
     return marked
+
+
+def plain(value: Any) -> Any:
+    """Numbers and tuples of them, as numbers also while torch.compile traces (which may hold them as symbols)."""
+    if not torch.compiler.is_compiling() or value is None:
+        return value
+    return tuple([plain(v) for v in value]) if isinstance(value, tuple) else operator.index(value)
 
 
 class Step(NamedTuple):
@@ -90,10 +99,14 @@ class Chain:
         self.outputs = steps[-1].after
 
 
-@constant
 def chain(digits: Digits, axes: tuple[Digits, ...], sizes: Digits) -> Chain:
     """The chain of factors with ``sizes[l]`` rows a block; a factor that changes the size of its digits changes the
     first one it lists."""
+    return _constant_chain(plain(digits), plain(axes), plain(sizes))
+
+
+@constant
+def _constant_chain(digits: Digits, axes: tuple[Digits, ...], sizes: Digits) -> Chain:
     return cached_chain(digits, axes, sizes)
 
 
@@ -111,12 +124,12 @@ def cached_chain(digits: Digits, axes: tuple[Digits, ...], sizes: Digits) -> Cha
 def resized(digits: Digits, where: Digits, rows: int) -> Digits:
     """The digits after a factor with ``rows`` rows a block. Raises ValueError if no integer size of the first digit
     it lists gives that number."""
-    others = math.prod(digits[a] for a in where[1:])
+    others = math.prod([digits[a] for a in where[1:]])
     if not where and rows != 1:
         raise ValueError(f"a factor on no digit has blocks 1 x 1, not {rows} rows")
     if rows % others:
         raise ValueError(f"{rows} rows a block are no multiple of {others}, the size of the digits after the first")
-    return tuple(rows // others if where and k == where[0] else d for k, d in enumerate(digits))
+    return tuple([rows // others if where and k == where[0] else d for k, d in enumerate(digits)])
 
 
 class Sorting(NamedTuple):
@@ -250,9 +263,13 @@ class Relabelling(NamedTuple):
     orders: tuple[Digits, ...]
 
 
-@constant
 def relabelling(digits: Digits, axes: tuple[Digits, ...], rows: Digits, place: Digits) -> Relabelling:
     """The chain when digit k is written at position ``place[k]``; ``rows`` as in ``chain``."""
+    return _constant_relabelling(plain(digits), plain(axes), plain(rows), plain(place))
+
+
+@constant
+def _constant_relabelling(digits: Digits, axes: tuple[Digits, ...], rows: Digits, place: Digits) -> Relabelling:
     steps = cached_chain(digits, axes, rows).steps
     back = sorted(range(len(place)), key=place.__getitem__)  # the digit written at each position
     moved = tuple([tuple([place[a] for a in where]) for where in axes])

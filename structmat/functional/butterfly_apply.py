@@ -87,9 +87,13 @@ class Program(NamedTuple):
     seconds: float
 
 
-@fb.constant
 def program(digits: Digits, axes: tuple[Digits, ...], sizes: Digits, rows: int) -> Program:
     """The groups for this many rows (rounded up to a power of two), and the estimate behind them."""
+    return _constant_program(fb.plain(digits), fb.plain(axes), fb.plain(sizes), rows)
+
+
+@fb.constant
+def _constant_program(digits: Digits, axes: tuple[Digits, ...], sizes: Digits, rows: int) -> Program:
     return _program(fb.cached_chain(digits, axes, sizes), 1 << max(0, min(rows, 1 << 14) - 1).bit_length())
 
 
@@ -125,7 +129,7 @@ def butterfly_rows(
         lead = math.prod(blocks[0].shape[:-3]) if blocks[0].ndim > 3 else 1
         rows = max(1, x.numel() // max(1, x.shape[-1] * lead))
     plan = program(digits, axes, tuple([w.shape[-2] for w in blocks]), rows)
-    return kept_rows(x, merged_blocks(blocks, plan), plan, order, out)
+    return kept_rows(x, merged_blocks(blocks, plan), plan, fb.plain(order), out)
 
 
 def merged_blocks(blocks: tuple[torch.Tensor, ...], plan: Program) -> tuple[torch.Tensor, ...]:
@@ -206,7 +210,7 @@ class _Passes(torch.autograd.Function):
         ctx.save_for_backward(x, *pieces)
         ctx.steps, ctx.order = steps, order
         y = x.new_empty(x.shape[0], math.prod(steps[-1].after))
-        for c in _chunks(x.shape[0], max(x.shape[1], y.shape[1])):
+        for c in _chunks(x, y.shape[1]):
             z = _columns(x[c], steps[0].before, steps[0].axes)
             for w, step in zip(pieces, steps, strict=True):
                 z = _multiplied(w, _gathered(z, step, step.before), step, step.after)
@@ -226,8 +230,11 @@ class _Passes(torch.autograd.Function):
         return gx, None, None, *gw
 
 
-def _chunks(rows: int, n: int) -> list[slice]:
-    size = max(64, _CHUNK // max(1, n))
+def _chunks(x: torch.Tensor, width: int) -> list[slice]:
+    """Slices of rows; a GPU takes all at once."""
+    rows, size = x.shape[0], max(64, _CHUNK // max(1, x.shape[1], width))
+    if x.device.type != "cpu":
+        return [slice(0, rows)]
     return [slice(k, k + size) for k in range(0, rows, size)] if rows > 2 * size else [slice(0, rows)]
 
 
@@ -238,7 +245,7 @@ def _chunked_gradients(x: Any, pieces: Any, steps: Any, order: Any, g: Any, need
     first = next(k for k in range(len(steps) + 1) if needed[0] or k == len(steps) or needed[3 + k])
     last = steps[-1].after
     straight = order is None or order == tuple(range(len(last)))
-    for c in _chunks(x.shape[0], max(x.shape[1], g.shape[1])):
+    for c in _chunks(x, g.shape[1]):
         inputs, z = [], _columns(x[c], steps[0].before, steps[0].axes)
         for k, (w, step) in enumerate(zip(pieces, steps, strict=True)):
             inputs.append(_gathered(z, step, step.before))

@@ -56,8 +56,9 @@ class Butterfly(Matrix):
     tail: int = 0
 
     def _validate(self) -> None:
-        check_axes("Butterfly", self.digits, self.axes, self.order, self.tail)
-        check_blocks("Butterfly", [tuple(w.shape) for w in self.blocks], self.digits, self.axes)
+        digits, axes = fb.plain(self.digits), fb.plain(self.axes)
+        check_axes("Butterfly", digits, axes, self.order, self.tail)
+        check_blocks("Butterfly", [tuple(w.shape) for w in self.blocks], digits, axes)
 
     @property
     def _chain(self) -> fb.Chain:

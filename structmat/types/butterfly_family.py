@@ -50,8 +50,8 @@ def check_blocks(name: str, shapes: list[tuple[int, ...]], digits: fb.Digits, ax
         raise ShapeError(f"{name}: {len(shapes)} tensors of blocks for {len(axes)} axes; there is one a factor")
     now = digits
     for k, (shape, where) in enumerate(zip(shapes, axes, strict=True)):
-        p = math.prod(now[a] for a in where)
-        rest = math.prod(d for a, d in enumerate(now) if a not in where)
+        p = math.prod([now[a] for a in where])
+        rest = math.prod([d for a, d in enumerate(now) if a not in where])
         if shape[-1] != p or shape[-3] not in (1, rest):
             raise ShapeError(
                 f"{name}: blocks[{k}] has shape {tuple(shape)}; on digits {where} of {now} it must be "

@@ -63,12 +63,12 @@ class OrthogonalButterfly(Matrix):
     @property
     def block(self) -> int:
         """b, the size of the rotations."""
-        return _block_of(int(self.skew.shape[-1]))
+        return _block_of(fb.plain(self.skew.shape[-1]))
 
     @property
     def layers(self) -> int:
         """m, the number of factors."""
-        return int(self.skew.shape[-3])
+        return fb.plain(self.skew.shape[-3])
 
     @property
     def shape(self) -> torch.Size:
@@ -77,7 +77,7 @@ class OrthogonalButterfly(Matrix):
 
     def _parts(self) -> tuple[fb.Digits, tuple[fb.Digits, ...]]:
         """Digits and axes as of a Butterfly."""
-        return _layout(int(self.skew.shape[-2]), self.block, self.layers, self.reverse)
+        return _layout(fb.plain(self.skew.shape[-2]), self.block, self.layers, self.reverse)
 
     def _program(self, rows: int) -> fa.Program:
         return fa.program(*self._parts(), (self.block,) * self.layers, rows)
