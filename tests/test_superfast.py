@@ -14,7 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structmat.functional import superfast
+import structmat as sm
+from structmat.functional import superfast, toeplitz_policy
 from structmat.functional.superfast_attempt import _pair, attempt, trailing_block
 from structmat.functional.superfast_tree import Tree, tree_order
 from structmat.functional.toeplitz_system import right_sides
@@ -261,3 +262,67 @@ def test_memory_is_linear(n: int) -> None:
     finally:
         tracemalloc.stop()
     assert peak < n * n  # 8 bytes a number
+
+
+# -- where a user meets it -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_a_toeplitz_matrix_solves_by_name(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    t = torch.randn(2, 2 * 301 - 1, generator=generator, dtype=dtype).requires_grad_()
+    b = torch.randn(2, 301, 3, generator=generator, dtype=dtype)
+    a = sm.Toeplitz(t, 301)
+    x, info = sm.linalg.solve(a, b, method="superfast", return_info=True)
+    assert info.method == "superfast"
+    assert float(info.backward_error.max()) <= 100 * 2.3e-16
+    (mine,) = torch.autograd.grad(x.abs().square().sum(), t)
+    (exact,) = torch.autograd.grad(torch.linalg.solve(a.to_dense(), b).abs().square().sum(), t)
+    assert float((mine - exact).norm() / exact.norm()) <= 1e-9
+    kept = a.detach().factor("superfast")
+    assert kept.method == "superfast"
+    torch.testing.assert_close(a.detach().mH @ kept.adjoint_solve(b), b, rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="direct method 'superfast'"):
+        a.solve(b, method="superfast", max_steps=3)
+
+
+def test_large_orders_take_it_of_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toeplitz_policy, "SUPERFAST", 300)
+    generator = torch.Generator().manual_seed(4)
+    t = torch.randn(2 * 320 - 1, generator=generator, dtype=torch.float64).requires_grad_()
+    a, b = sm.Toeplitz(t, 320), torch.randn(320, generator=generator, dtype=torch.float64)
+    info = sm.linalg.solve(a, b, return_info=True)[1]
+    assert info.method == "superfast"
+    assert a.factor().method == "superfast"
+    assert sm.backend.explain("solve", a, b).path == "superfast"
+    sign, logabs = a.slogdet()
+    true = torch.linalg.slogdet(a.to_dense())
+    assert float(sign) == float(true[0])
+    assert abs(float(logabs - true[1])) <= 1e-9
+    (mine,) = torch.autograd.grad(logabs, t)
+    (exact,) = torch.autograd.grad(true[1], t)
+    assert float((mine - exact).norm() / exact.norm()) <= 1e-9
+    symmetric = sm.SymmetricToeplitz(torch.randn(320, generator=generator, dtype=torch.float64))
+    assert sm.linalg.solve(symmetric, b, return_info=True)[1].method == "superfast"
+
+
+def test_what_it_cannot_do_goes_on_to_the_next_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toeplitz_policy, "SUPERFAST", 300)
+
+    def fails(system, determinant=False):
+        found = superfast_find(system, determinant)
+        bad = torch.full_like(found.eta, 1e-3)
+        nan = torch.full_like(found.logabs, torch.nan)
+        broken = type(found.pair)(found.pair.x * 0.9, found.pair.z * 0.9)
+        return type(found)(broken, bad, found.sign * nan, nan, nan)
+
+    superfast_find = superfast.find
+    monkeypatch.setattr(superfast, "find", fails)
+    generator = torch.Generator().manual_seed(5)
+    a = sm.Toeplitz(torch.randn(2 * 310 - 1, generator=generator, dtype=torch.float64), 310)
+    b = torch.randn(310, generator=generator, dtype=torch.float64)
+    x, info = sm.linalg.solve(a, b, return_info=True)
+    assert "superfast" not in info.method or float(info.backward_error.max()) <= 100 * 2.3e-16
+    torch.testing.assert_close(a @ x, b, rtol=0, atol=1e-9)
+    assert a.factor().method == "levinson"
+    torch.testing.assert_close(a.slogdet()[1], torch.linalg.slogdet(a.to_dense())[1])

@@ -1,9 +1,10 @@
 """Which method solves which square Toeplitz system: tiers, each for the matrices that the one before did not solve.
 
 ``auto``: conjugate gradients where T is claimed definite (Strang's circulant where it is safely definite, else
-T. Chan's); Levinson's recursion, the two-solve inverse and refinement; the same with a shifted diagonal; Gaussian
-elimination with partial pivoting (dense up to the dense limit, else of the Cauchy-like form); Krylov. The backward
-error of every right-hand side decides. A method called by name runs alone. No gradients here.
+T. Chan's); from order 16,384 on the superfast pair; Levinson's recursion, the two-solve inverse and refinement; the
+same with a shifted diagonal; Gaussian elimination with partial pivoting (dense up to the dense limit, else of the
+Cauchy-like form); Krylov. The backward error of every right-hand side decides. A method called by name runs alone. No
+gradients here.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from structmat import backend
-from structmat.functional import fourier, krylov
+from structmat.functional import fourier, krylov, superfast
 from structmat.functional.implicit import Solver
 from structmat.functional.levinson import FEW
 from structmat.functional.levinson_direct import LARGEST, solve_side_by_side
@@ -30,9 +31,10 @@ from structmat.functional.toeplitz_pair import (
 from structmat.functional.toeplitz_system import ACCEPTED, TARGET, System, flatten, right_sides
 from structmat.functional.two_solve import TwoSolve
 
-__all__ = ["ELIMINATED", "Record", "run", "side_by_side"]
+__all__ = ["ELIMINATED", "Record", "run", "side_by_side", "superfast_pays"]
 
 ELIMINATED = 8192  # "auto" eliminates up to this order: 1 GiB a matrix
+SUPERFAST = 16384  # from this order on n log^2 n beats the n^2 of Levinson's recursion (docs/guides/superfast.md)
 _MANY = 4  # from so many right-hand sides on a pair by conjugate gradients is cheaper than conjugate gradients for each
 
 Apply = Callable[[torch.Tensor], torch.Tensor]
@@ -71,6 +73,11 @@ def side_by_side(count: int, n: int) -> bool:
     if count <= FEW:
         return dense > 6e-4 + count * 1.2e-6 * n
     return dense > 3e-4 + 2.5e-5 * n + count * 8e-10 * n * n
+
+
+def superfast_pays(n: int) -> bool:
+    """Whether "auto" takes the superfast pair before Levinson's."""
+    return n >= SUPERFAST
 
 
 def run(t: torch.Tensor, b: torch.Tensor, record: Record) -> torch.Tensor:
@@ -161,7 +168,9 @@ def _tiers(job: _Job) -> Iterator[_Tier]:
             return
     if record.known is not None:
         yield _reused
-    elif record.method in ("auto", "levinson"):
+    elif record.method == "superfast" or (record.method == "auto" and superfast_pays(job.system.n)):
+        yield _superfast
+    if record.known is None and record.method in ("auto", "levinson"):
         yield _levinson
         yield _shifted
     if record.method in ("auto", "gko") and (record.method == "gko" or job.system.n <= ELIMINATED):
@@ -179,6 +188,14 @@ def _reused(job: _Job, index: torch.Tensor | None) -> None:
     job.record.steps += steps
     job.reused = True
     job.offer(None, y, eta, "levinson", job.record.known)
+
+
+def _superfast(job: _Job, index: torch.Tensor | None) -> None:
+    """For all matrices, also where conjugate gradients solved some: the pair serves the backward pass too."""
+    found = superfast.find(job.system)
+    y, eta, steps = job.system.refined(job.b, found.pair, job.record.target, polish=job.record.target <= TARGET)
+    job.record.steps += steps
+    job.offer(None, y, eta, "superfast", found.pair)
 
 
 def _levinson(job: _Job, index: torch.Tensor | None) -> None:

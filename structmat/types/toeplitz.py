@@ -24,9 +24,10 @@ class Toeplitz(ToeplitzFamily):
     Shape:    (*batch, m, n).      Claims: displacement rank 2 (square).
     Cost:     linear three FFTs of length >= m + n - 1 a row; solve: dense LU up to n = 256 (many small systems: one
               vectorised recursion), conjugate gradients with a circulant preconditioner where claimed positive
-              definite, else Levinson O(n^2) time, O(n) memory, refined, else elimination (16 n^2 bytes, up to
-              n = 8192), else Krylov; method by name: "dense" "levinson" "cg" "gko" "gmres" "minres"; slogdet O(n^2);
-              lstsq: LSMR with a circulant preconditioner above n = 256.
+              definite, else Levinson O(n^2) time, O(n) memory, refined (from n = 16,384 on superfast, O(n log^2 n)),
+              else elimination (16 n^2 bytes, up to n = 8192), else Krylov; method by name: "dense" "levinson"
+              "superfast" "cg" "gko" "gmres" "minres"; slogdet O(n^2), superfast as solve; lstsq: LSMR with a circulant
+              preconditioner above n = 256.
     Closed:   X + X, s X, X * X, transpose, slices of one step, X + Circulant, X + s Identity -> Toeplitz.
     Raises:   ShapeError if columns does not fit; SolveError (with the backward error) in place of an inaccurate
               solution.

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 
 from structmat import backend
+from structmat.functional import superfast
 from structmat.functional import toeplitz_solve as fs
 from structmat.functional.toeplitz_pair import Kept, best_pair, eliminated
-from structmat.functional.toeplitz_policy import ELIMINATED
-from structmat.functional.toeplitz_system import TARGET, System, right_sides
+from structmat.functional.toeplitz_policy import ELIMINATED, superfast_pays
+from structmat.functional.toeplitz_system import ACCEPTED, TARGET, System, right_sides
 from structmat.functional.two_solve import TwoSolve
 from structmat.solving import Factorisation, judge, limit
 
@@ -26,10 +27,11 @@ class ToeplitzFactorisation(Factorisation):
 
     @classmethod
     def of(cls, matrix: Any, method: str) -> Factorisation:
-        """By Levinson's recursion, where that fails by elimination ("gko": by elimination at once). Inside a transform
-        of torch.func there are no values to keep: each solve then finds its own pair."""
+        """By Levinson's recursion (from order 16,384 on superfast), where that fails by elimination ("gko": by
+        elimination at once). Inside a transform of torch.func there are no values to keep: each solve then finds its
+        own pair."""
         if not backend.eager(*matrix.tensors()):
-            return Factorisation(matrix, "gko" if method == "gko" else "levinson")
+            return Factorisation(matrix, "levinson" if method == "auto" else method)
         with torch.no_grad():
             t = matrix._diagonals().detach()
             wide = t.to(torch.promote_types(t.dtype, torch.float64))
@@ -39,8 +41,8 @@ class ToeplitzFactorisation(Factorisation):
                 x, z, eta = rows[:, 0].contiguous(), rows[:, 1].contiguous(), eta.amax(-1)
                 used = "gko"
             else:
-                pair, eta, notes = best_pair(system, matrix._mirror(), ELIMINATED if method == "auto" else 0)
-                x, z, used = pair.x, pair.z, "gko" if len(notes) > 1 else "levinson"
+                pair, eta, used = _pair(system, matrix._mirror(), method)
+                x, z = pair.x, pair.z
         judge(matrix, eta, used, limit(torch.float64, None))
         shape = (*t.shape[:-1], system.n)
         return cls(matrix, used, x.reshape(shape), z.reshape(shape), float(eta.max()) if eta.numel() else 0.0)
@@ -69,3 +71,13 @@ class ToeplitzFactorisation(Factorisation):
     def slogdet(self) -> tuple[torch.Tensor, torch.Tensor]:
         """As the matrix gives it; the gradient comes from the pair."""
         return self.matrix._slogdet(self._known())
+
+
+def _pair(system: System, mirror: str | None, method: str) -> tuple[TwoSolve, torch.Tensor, str]:
+    """The pair, its backward error, and the method that found it."""
+    if len(system.t) and (method == "superfast" or (method == "auto" and superfast_pays(system.n))):
+        found = superfast.find(system)
+        if method == "superfast" or bool((found.eta <= ACCEPTED).all()):
+            return found.pair, found.eta, "superfast"
+    pair, eta, notes = best_pair(system, mirror, ELIMINATED if method == "auto" else 0)
+    return pair, eta, "gko" if len(notes) > 1 else "levinson"

@@ -16,7 +16,7 @@ from structmat.functional import toeplitz_det as fd
 from structmat.functional import toeplitz_solve as fs
 from structmat.functional.implicit import Solver
 from structmat.functional.preconditioners import normal_equations
-from structmat.functional.toeplitz_policy import side_by_side
+from structmat.functional.toeplitz_policy import side_by_side, superfast_pays
 from structmat.lazy import Prepared
 from structmat.matrix import Matrix
 from structmat.solving import DenseFactorisation, Factorisation, Options, SolveInfo, judge, limit
@@ -28,7 +28,9 @@ __all__ = ["ToeplitzFamily"]
 class ToeplitzFamily(Matrix):
     """Products, solves, determinants and slices out of the vector of diagonals."""
 
-    solve_methods: ClassVar[tuple[str, ...]] = ("auto", "dense", "levinson", "cg", "gko", "gmres", "minres")
+    solve_methods: ClassVar[tuple[str, ...]] = (
+        "auto", "dense", "levinson", "superfast", "cg", "gko", "gmres", "minres",
+    )  # fmt: skip
 
     def _diagonals(self) -> torch.Tensor:
         """``(*batch, m + n - 1)``, from the upper right corner to the lower left."""
@@ -54,14 +56,14 @@ class ToeplitzFamily(Matrix):
 
     def _solve_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
         """auto: dense LU up to the dense limit, many small systems as one vectorised recursion; above it conjugate
-        gradients where definite, else Levinson with the two-solve inverse, refined; then elimination, then Krylov. The
-        backward error of each right-hand side decides."""
+        gradients where definite, else Levinson (from order 16,384 on superfast) with the two-solve inverse, refined;
+        then elimination, then Krylov. The backward error of each right-hand side decides."""
         tensors = (y, *self.tensors())
         if options.method == "dense" or (options.method == "auto" and self._goes_dense(tensors)):
             return super()._solve_rows(y, options)
         self._refuse_tracing("solve")
         for name in ("preconditioner", "start", "max_steps", "callback"):
-            if getattr(options, name) is not None and options.method in ("levinson", "gko"):
+            if getattr(options, name) is not None and options.method in ("levinson", "superfast", "gko"):
                 raise ValueError(f"{self!r}.solve: {name} has no meaning for the direct method {options.method!r}")
         record = self._record(options, y.dtype)
         x = fs.solve_rows(self._diagonals(), y, record)
@@ -159,7 +161,7 @@ class ToeplitzFamily(Matrix):
         if method in ("cg", "gmres", "minres"):
             raise ValueError(
                 f"{self!r}.factor: the iterative method {method!r} keeps no factorisation; legal methods are "
-                "'auto', 'dense', 'levinson', 'gko'"
+                "'auto', 'dense', 'levinson', 'superfast', 'gko'"
             )
         return ToeplitzFactorisation.of(self, method)
 
@@ -249,6 +251,12 @@ class ToeplitzFamily(Matrix):
                 "cg", "claimed positive definite: conjugate gradients with Strang's circulant", flops, moved
             )
         flops, moved = ft.work(length, columns, 8, transforms=9)
+        if superfast_pays(n):
+            most = 35.0 * n * math.log2(n) ** 2
+            return backend.Plan(
+                "superfast", "divide and conquer over the roots of unity, the two-solve inverse, refinement",
+                flops + most, moved + 8 * most,
+            )  # fmt: skip
         return backend.Plan(
             "levinson",
             "two Levinson solves, the two-solve inverse, refinement",
