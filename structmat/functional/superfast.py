@@ -4,8 +4,8 @@
 refines the pair itself, and GMRES finishes where that stalls. Leading minors of T may be singular: the blocks met are
 those of a transformed matrix, and where one of those is nearly singular another attempt turns the circle. Real
 symmetric or Hermitian indefinite matrices without any smoothness (random ones) are the hardest, for their blocks have
-real determinants up to a phase and so are nearly singular more often: above order 2^16 all attempts may fail, which the
-backward error shows.
+real determinants up to a phase and so are nearly singular more often: all attempts may fail, which the backward error
+shows, and their determinants are often not confirmed.
 
 The determinant is the product of those of the leaves, which refinement does not reach; its error is measured as the
 difference of two attempts, whose rounding errors have nothing in common.
@@ -48,7 +48,7 @@ class Found:
 
 
 def find(system: System, determinant: bool = False) -> Found:
-    """Up to three attempts at each matrix of the system, O(n log^2 n) each; the best is kept, whatever its error.
+    """Up to six attempts at each matrix of the system, O(n log^2 n) each; the best is kept, whatever its error.
 
     One attempt suffices for a pair in most cases; ``determinant`` asks for two that agree.
     """

@@ -32,7 +32,7 @@ Array = numpy.ndarray[Any, numpy.dtype[Any]]
 
 # What each attempt takes: the angle the circle is turned by, the leaf size asked of the tree, and how readily
 # it tries the other half. Larger leaves and less patience with growth cost time and leave fewer blocks to be singular.
-ATTEMPTS = ((0.0, 48, 100.0), (1.0, 48, 20.0), (2.3, 192, 5.0))
+ATTEMPTS = ((0.0, 48, 100.0), (1.0, 48, 20.0), (2.3, 192, 5.0), (3.1, 48, 20.0), (4.3, 96, 10.0), (5.5, 192, 5.0))
 
 
 def attempt(t: Array, number: int) -> tuple[Array, complex, float]:

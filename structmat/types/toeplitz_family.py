@@ -179,8 +179,8 @@ class ToeplitzFamily(Matrix):
         sign, logabs = fd.slogdet(t, self._mirror(), known)
         if backend.eager(logabs) and bool((torch.isnan(logabs) & torch.isfinite(t).all(-1)).any()):
             raise SolveError(
-                f"{self!r}.slogdet: a leading minor is singular to working precision, so Levinson's "
-                "pivots give no determinant, and the order is too large for elimination; "
+                f"{self!r}.slogdet: leading minors are nearly singular, so neither Levinson's pivots nor those of the "
+                "superfast factorisation confirm the determinant, and the order is too large for elimination; "
                 "use torch.linalg.slogdet(A.to_dense())"
             )
         return self._cast(sign), self._cast(logabs, real=True)
