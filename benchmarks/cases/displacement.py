@@ -92,7 +92,7 @@ CASES: tuple[Case, ...] = (
         plain_malloc=True,
     ),
     Case(
-        "displacement n=4096 r=1 rows=2048 kept memory",
+        "displacement n=4096 r=1 rows=2048 pages kept",
         "the same where freed memory is kept and reused, so that SURM's temporaries cost it no page faults",
         lambda: _against_surm(4096, 1, 2048),
         speed(),
