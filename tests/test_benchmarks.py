@@ -51,6 +51,19 @@ GATED = {
     "solve/1000 systems n=128 torch",
     "dispatch/dense@dense 5x5",
     "dispatch/lookup and wrapping",
+    "displacement n=1024 r=16 rows=256",
+    "displacement n=4096 r=1 rows=2048",
+    "toeplitz/inverse applied n=4096 rows=1",
+    "toeplitz/inverse applied n=4096 rows=64",
+    "householder/loop d=1024 r=32 rows=256",
+    "householder/FastH++ d=1024 r=32 rows=256",
+    "householder/flops d=768 r=32 rows=256",
+    "householder/flops d=1024 r=32 rows=256",
+    "householder/flops d=1024 r=32 rows=2048",
+    "householder/flops d=1024 r=128 rows=256",
+    "householder/flops d=1024 r=128 rows=2048",
+    "householder/square matrix_exp d=1024 rows=256",
+    "householder/square cayley d=1024 rows=256",
 }
 
 
