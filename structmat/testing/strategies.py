@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from structmat import backend
 from structmat.matrix import Matrix
+from structmat.testing.strategies_butterfly import butterflies, orthogonal_butterflies
 from structmat.types.block_circulant import BlockCirculant
 from structmat.types.block_toeplitz import BlockToeplitz
+from structmat.types.butterfly import Butterfly
 from structmat.types.circulant import Circulant
 from structmat.types.cosine_diagonal import CosineDiagonal
 from structmat.types.dense import Dense
@@ -24,6 +26,7 @@ from structmat.types.hankel import Hankel
 from structmat.types.hermitian_toeplitz import HermitianToeplitz
 from structmat.types.householder import HouseholderProduct
 from structmat.types.low_rank import LowRank
+from structmat.types.orthogonal_butterfly import OrthogonalButterfly
 from structmat.types.orthogonal_circulant import OrthogonalCirculant
 from structmat.types.reflected_convolution import ReflectedConvolution
 from structmat.types.submatrix import Submatrix
@@ -31,6 +34,7 @@ from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 
 __all__ = [
     "block_toeplitz",
+    "butterflies",
     "circulants",
     "dense",
     "diagonals",
@@ -43,6 +47,7 @@ __all__ = [
     "low_rank",
     "matrices",
     "multilevel",
+    "orthogonal_butterflies",
     "orthogonal_circulants",
     "submatrices",
     "symmetric_toeplitz",
@@ -287,6 +292,7 @@ _SQUARE: dict[type[Matrix], Callable[..., Strategy]] = {
     SymmetricToeplitz: symmetric_toeplitz,
     HermitianToeplitz: hermitian_toeplitz,
     HouseholderProduct: householder_products,
+    OrthogonalButterfly: orthogonal_butterflies,
     OrthogonalCirculant: orthogonal_circulants,
     LowDisplacementRank: low_displacement_rank,
     Submatrix: submatrices,
@@ -300,6 +306,7 @@ _ANY: dict[type[Matrix], Callable[..., Strategy]] = {
     Toeplitz: toeplitz,
     LowRank: low_rank,
     BlockToeplitz: block_toeplitz,
+    Butterfly: butterflies,
 }
 
 
