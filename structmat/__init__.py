@@ -4,7 +4,7 @@ from structmat import algebra as _algebra  # enters the rules between types
 from structmat import backend, checks, linalg, nn
 from structmat._version import __version__
 from structmat.claims import Claim, Claims
-from structmat.construct import circulant, dft, hadamard, hankel, stack, toeplitz
+from structmat.construct import block_diag, circulant, dft, hadamard, hankel, kron, kron_sum, stack, toeplitz
 from structmat.errors import (
     AmbiguousRuleError,
     BackendError,
@@ -19,6 +19,7 @@ from structmat.errors import (
 from structmat.lazy import Implicit, Inverse, Product, Scaled, Sum
 from structmat.matrix import Matrix, allclose
 from structmat.types.block_circulant import BlockCirculant
+from structmat.types.block_diagonal import BlockDiagonal
 from structmat.types.block_toeplitz import BlockToeplitz
 from structmat.types.butterfly import Butterfly
 from structmat.types.cauchy import CauchyLike
@@ -31,13 +32,19 @@ from structmat.types.givens import GivensProduct
 from structmat.types.hankel import Hankel
 from structmat.types.hermitian_toeplitz import HermitianToeplitz
 from structmat.types.householder import HouseholderProduct
+from structmat.types.kronecker import Kronecker
+from structmat.types.kronecker_sum import KroneckerSum
 from structmat.types.low_rank import LowRank
 from structmat.types.orthogonal_butterfly import OrthogonalButterfly
 from structmat.types.orthogonal_circulant import OrthogonalCirculant
+from structmat.types.permutation import Permutation
 from structmat.types.reflected_convolution import ReflectedConvolution
 from structmat.types.submatrix import Submatrix
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
+from structmat.types.tucker import Tucker
+from structmat.types.tucker_matrix_family import TuckerMatrix
 from structmat.types.vandermonde import Vandermonde
+from structmat.types.zero import Zero
 
 del _algebra
 
@@ -45,6 +52,7 @@ __all__ = [
     "AmbiguousRuleError",
     "BackendError",
     "BlockCirculant",
+    "BlockDiagonal",
     "BlockToeplitz",
     "Butterfly",
     "CauchyLike",
@@ -64,12 +72,15 @@ __all__ = [
     "Identity",
     "Implicit",
     "Inverse",
+    "Kronecker",
+    "KroneckerSum",
     "LowDisplacementRank",
     "LowRank",
     "Matrix",
     "NotStructuredError",
     "OrthogonalButterfly",
     "OrthogonalCirculant",
+    "Permutation",
     "Product",
     "ReflectedConvolution",
     "Scaled",
@@ -80,15 +91,21 @@ __all__ = [
     "Sum",
     "SymmetricToeplitz",
     "Toeplitz",
+    "Tucker",
+    "TuckerMatrix",
     "Vandermonde",
+    "Zero",
     "__version__",
     "allclose",
     "backend",
+    "block_diag",
     "checks",
     "circulant",
     "dft",
     "hadamard",
     "hankel",
+    "kron",
+    "kron_sum",
     "linalg",
     "nn",
     "stack",

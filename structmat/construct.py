@@ -6,15 +6,31 @@ from typing import Any
 import numpy
 import torch
 
+from structmat._shell import common_dtype
 from structmat.claims import Claim
 from structmat.errors import DeviceError, DtypeError, ShapeError, StructureError
 from structmat.matrix import Matrix
+from structmat.matrix import kron as _kron
+from structmat.types.block_diagonal import BlockDiagonal
 from structmat.types.butterfly import Butterfly
 from structmat.types.circulant import Circulant
+from structmat.types.dense import Dense
 from structmat.types.hankel import Hankel
+from structmat.types.kronecker_sum import KroneckerSum
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 
-__all__ = ["circulant", "dft", "entries_of", "hadamard", "hankel", "stack", "toeplitz"]
+__all__ = [
+    "block_diag",
+    "circulant",
+    "dft",
+    "entries_of",
+    "hadamard",
+    "hankel",
+    "kron",
+    "kron_sum",
+    "stack",
+    "toeplitz",
+]
 
 
 def entries_of(value: Any, name: str) -> torch.Tensor:
@@ -107,6 +123,45 @@ def dft(n: int, scale: str | None = None, *, dtype: torch.dtype = torch.complex1
 def hadamard(n: int, *, dtype: torch.dtype = torch.float64, device: Any = None) -> Butterfly:
     """Sylvester's Hadamard matrix of order n, a power of two, as a butterfly, as ``scipy.linalg.hadamard``."""
     return Butterfly.hadamard(n, dtype=dtype, device=device)
+
+
+def _matrix_of(value: Any, name: str) -> Matrix:
+    return value if isinstance(value, Matrix) else Dense(entries_of(value, name))
+
+
+def kron(*factors: Any) -> Matrix:
+    """The Kronecker product of matrices, arrays, lists or tensors: closed where a rule says so, else ``Kronecker``."""
+    if not factors:
+        raise ValueError("kron: at least one matrix is needed")
+    found, *others = (_matrix_of(f, f"kron: factor {k}") for k, f in enumerate(factors))
+    for other in others:
+        found = _kron(found, other)
+    return found
+
+
+def kron_sum(a: Any, b: Any) -> KroneckerSum:
+    """``A kron I + I kron B`` of two square matrices, arrays, lists or tensors; its solve is a Sylvester equation's."""
+    return KroneckerSum(_matrix_of(a, "kron_sum: a"), _matrix_of(b, "kron_sum: b"))
+
+
+def block_diag(*blocks: Any) -> BlockDiagonal:
+    """The block-diagonal matrix of blocks of one size, as ``scipy.linalg.block_diag``; vectors are single rows.
+
+    Batches broadcast; a Matrix counts by its dense entries. ShapeError for blocks of different sizes, DtypeError for
+    different precisions.
+    """
+    named = [(b, f"block_diag: block {k}") for k, b in enumerate(blocks)]
+    found = [b.to_dense() if isinstance(b, Matrix) else entries_of(b, name) for b, name in named]
+    found = [b.reshape(1, -1) if b.ndim < 2 else b for b in found]
+    sizes = sorted({tuple(b.shape[-2:]) for b in found})
+    if len(sizes) != 1:
+        shown = ", ".join(f"{m} x {n}" for m, n in sizes) or "none"
+        raise ShapeError(f"block_diag: blocks of one size are needed, got {shown}; pad them to one size")
+    common = found[0].dtype
+    for block in found[1:]:
+        common = common_dtype(common, block.dtype, "block_diag") or common
+    lead = torch.broadcast_shapes(*(b.shape[:-2] for b in found))
+    return BlockDiagonal(torch.stack([b.to(common).expand(*lead, *b.shape[-2:]) for b in found], -3))
 
 
 def stack(matrices: Sequence[Matrix]) -> Matrix:

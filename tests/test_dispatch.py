@@ -81,13 +81,9 @@ def test_an_unknown_verb_lists_the_known_ones() -> None:
         dispatch.call("convolve", sm.Identity(2), sm.Identity(2))
 
 
-def test_kron_has_no_rule_yet_and_says_so() -> None:
-    from structmat.matrix import kron
-
-    with pytest.raises(
-        sm.StructureError, match=r"kron\(Circulant\(shape=\(2, 2\), dtype=float32\), Identity.*no rule; use .to_dense"
-    ):
-        kron(sm.Circulant(torch.ones(2)), sm.Identity(2))
+def test_kron_of_any_two_types_finds_a_rule() -> None:
+    for a, b in itertools.product(_types(), repeat=2):
+        assert dispatch.lookup("kron", a, b) is not None, f"kron({a.__name__}, {b.__name__})"
 
 
 def test_a_second_rule_at_one_place_is_an_error() -> None:

@@ -226,6 +226,10 @@ def test_from_dense_of_every_type_gives_the_matrix_back() -> None:
         options: dict[str, Any] = {"f": a.f} if isinstance(a, (sm.Circulant, sm.OrthogonalCirculant)) else {}
         if isinstance(a, (sm.BlockCirculant, sm.CosineDiagonal)):
             options = {"sizes": a._row_sizes(), "tol": 1e-14}  # cosine transforms round
+        if isinstance(a, sm.BlockDiagonal):
+            options = {"count": a.blocks.shape[-3]}
+        if isinstance(a, sm.Kronecker):
+            options = {"shapes": [tuple(f.shape) for f in a.factors], "tol": 1e-14}  # by way of an SVD
         if isinstance(a, sm.BlockToeplitz):
             options = {"columns": a.columns, "rows": a._row_sizes()}
         if isinstance(a, sm.Circulant) and a.dtype != torch.float64:

@@ -5,11 +5,13 @@ from structmat.algebra import basic as _basic
 from structmat.algebra import butterfly as _butterfly
 from structmat.algebra import cauchy as _cauchy
 from structmat.algebra import displacement as _displacement
+from structmat.algebra import kronecker as _kronecker
 from structmat.algebra import multilevel as _multilevel
 from structmat.algebra import orthogonal as _orthogonal
+from structmat.algebra import placement as _placement
 from structmat.algebra import submatrix as _submatrix
 from structmat.algebra import toeplitz as _toeplitz
 
-del _basic, _butterfly, _cauchy, _displacement, _multilevel, _orthogonal, _submatrix, _toeplitz
+del _basic, _butterfly, _cauchy, _displacement, _kronecker, _multilevel, _orthogonal, _placement, _submatrix, _toeplitz
 
 __all__: list[str] = []

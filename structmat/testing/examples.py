@@ -17,10 +17,12 @@ from structmat.testing.example import HALF, WIDE, Batch, Example, Factory, numbe
 from structmat.testing.examples_butterfly import BUTTERFLIES
 from structmat.testing.examples_cauchy import CAUCHY
 from structmat.testing.examples_displacement import DISPLACEMENT
+from structmat.testing.examples_kronecker import KRONECKER
 from structmat.testing.examples_lazy import IMPLICIT
 from structmat.testing.examples_multilevel import MULTILEVEL
 from structmat.testing.examples_orthogonal import ORTHOGONAL
 from structmat.testing.examples_toeplitz import TOEPLITZ
+from structmat.testing.examples_tucker import TUCKER
 from structmat.types.circulant import Circulant
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
@@ -220,6 +222,8 @@ EXAMPLES: tuple[Example, ...] = (
     *MULTILEVEL,
     *DISPLACEMENT,
     *CAUCHY,
+    *KRONECKER,
+    *TUCKER,
 )
 
 

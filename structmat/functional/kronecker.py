@@ -1,0 +1,106 @@
+"""Kronecker products by reshaping: ``(A_1 kron ... kron A_L) x``, vectors of products, and the nearest product.
+
+Row index ``i_A m_B + i_B``, as ``torch.kron``. With X the row-major matrix of x, ``(A kron B) x`` is ``A X B^T``.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from structmat import backend
+
+__all__ = ["Step", "apply", "cheapest_order", "nearest", "outer", "rearranged"]
+
+# One factor: its product with rows ``(..., n) -> (..., m)``, m, n, and whether it holds a batch (then it takes
+# ``(*batch, k, n)`` alone).
+Step = tuple[Callable[[torch.Tensor], torch.Tensor], int, int, bool]
+
+
+def cheapest_order(sizes: Sequence[tuple[int, int]], costs: Sequence[float]) -> list[int]:
+    """The order of applying factors m_i x n_i that does the least work, ``costs`` a row.
+
+    Applying i before j costs ``c_i n_j + c_j m_i`` against ``c_j n_i + c_i m_j`` (over a common factor), so i goes
+    first if ``(n_i - m_i) / c_i`` is larger: an exchange of neighbours never helps, hence the order is the best.
+    Equal ones go from the last to the first.
+    """
+    rate = [(n - m) / c if c else 0.0 for (m, n), c in zip(sizes, costs, strict=True)]
+    return sorted(range(len(sizes)), key=lambda i: (-rate[i], -i))
+
+
+def apply(x: torch.Tensor, steps: Sequence[Step], order: Sequence[int], flat: bool = False) -> torch.Tensor:
+    """``x (A_1 kron ... kron A_L)^T`` for rows x ``(*lead, r, N)`` or one row: each factor along its own axis.
+
+    Work: ``sum_i N'/n_i cost_i``, N' the size at that time; memory: the largest size met. ``flat``: the factors take
+    ``(*batch, k, n)`` alone, batch or not (their solves do).
+    """
+    y = x[None] if x.ndim == 1 else x
+    sizes = [n for _, _, n, _ in steps]
+    for i in order:
+        product, m, n, batched = steps[i]
+        before, after = math.prod(sizes[:i]), math.prod(sizes[i + 1 :])
+        rows = int(y.shape[-2])
+        if after == 1:
+            y = product(y.reshape(*y.shape[:-2], rows * before, n))
+        else:
+            z = y.reshape(*y.shape[:-2], rows * before, n, after).mT
+            if batched or flat:
+                z = product(z.reshape(*z.shape[:-3], rows * before * after, n))
+                z = z.reshape(*z.shape[:-2], rows * before, after, m)
+            else:
+                z = product(z)
+            y = z.mT
+            y = y.reshape(*y.shape[:-3], rows, before * m * after)
+        y = y.reshape(*y.shape[:-2], rows, before * m * after)
+        sizes[i] = m
+    return y[..., 0, :] if x.ndim == 1 else y
+
+
+def outer(vectors: Sequence[torch.Tensor], add: bool = False) -> torch.Tensor:
+    """All products (or sums) of one entry of each vector ``(*batch, n_i)``, the last index running fastest."""
+    found = vectors[0]
+    for v in vectors[1:]:
+        pair = found[..., :, None] + v[..., None, :] if add else found[..., :, None] * v[..., None, :]
+        found = pair.flatten(-2)
+    return found
+
+
+def rearranged(dense: torch.Tensor, left: tuple[int, int], right: tuple[int, int]) -> torch.Tensor:
+    """The Van Loan-Pitsianis rearrangement ``(*batch, m_A n_A, m_B n_B)``: rank one exactly for a product A kron B."""
+    (ma, na), (mb, nb) = left, right
+    grid = dense.reshape(*dense.shape[:-2], ma, mb, na, nb)
+    return grid.transpose(-3, -2).reshape(*dense.shape[:-2], ma * na, mb * nb)
+
+
+def nearest(dense: torch.Tensor, shapes: Sequence[tuple[int, int]], terms: int = 1) -> list[list[torch.Tensor]]:
+    """``terms`` lists of factors whose Kronecker products sum to the matrix nearest to ``dense``.
+
+    Two factors: the best in the Frobenius norm, the truncated SVD of the rearrangement; the error is its tail. More
+    factors: the first is split off, then the next from what it leaves; the error is ``sqrt(sum of tails^2)``, at most
+    ``sqrt(L - 1)`` times the best. The factors of a term have equal norms (the scale of each is free).
+    Source: C. F. Van Loan and N. Pitsianis, Approximation with Kronecker products, 1993, section 2; the bound for
+    more factors: I. V. Oseledets, Tensor-train decomposition, 2011, theorem 2.2 and corollary 2.4.
+    """
+    wide = dense.to(backend.compute_dtype(dense.dtype))
+    if len(shapes) == 1:
+        return [[wide]]
+    rest = (math.prod(m for m, _ in shapes[1:]), math.prod(n for _, n in shapes[1:]))
+    u, s, vh = torch.linalg.svd(rearranged(wide, shapes[0], rest), full_matrices=False)
+    found = []
+    count = len(shapes)
+    for k in range(min(terms, int(s.shape[-1]))):
+        first = u[..., :, k].reshape(*dense.shape[:-2], *shapes[0])
+        left = vh[..., k, :].reshape(*dense.shape[:-2], *rest)
+        others = nearest(left, shapes[1:])[0]
+        size = s[..., k, None, None]
+        for other in others:
+            size = size * torch.linalg.vector_norm(other, dim=(-2, -1), keepdim=True)
+        share = size ** (1 / count)
+        units = [v / _positive(torch.linalg.vector_norm(v, dim=(-2, -1), keepdim=True)) for v in (first, *others)]
+        found.append([v * share for v in units])
+    return found
+
+
+def _positive(size: torch.Tensor) -> torch.Tensor:
+    """The norm, or 1 in place of 0."""
+    return torch.where(size > 0, size, torch.ones_like(size))
