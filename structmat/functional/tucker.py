@@ -67,7 +67,6 @@ def mode_product(tensor: torch.Tensor, matrix: torch.Tensor, mode: int, order: i
 
 
 @constant
-@functools.lru_cache(maxsize=4096)
 def expansion_order(dims: Sizes, ranks: Sizes) -> Sizes:
     """The order of modes in which expanding a core is cheapest, by flops and by numbers moved.
 
@@ -75,6 +74,11 @@ def expansion_order(dims: Sizes, ranks: Sizes) -> Sizes:
     last mode where that is a single matrix product (for a convolution of 256 channels this is three times as fast as
     the order of the modes).
     """
+    return _expansion_order(dims, ranks)
+
+
+@functools.lru_cache(maxsize=4096)
+def _expansion_order(dims: Sizes, ranks: Sizes) -> Sizes:
     modes = range(len(dims))
     if len(dims) > _SEARCHED:
         return tuple(sorted(modes, key=lambda k: (k == 0, dims[k] / max(1, ranks[k]))))
