@@ -88,11 +88,14 @@ def checked_ranks(
     if not 1 <= order <= tensor.ndim:
         raise ShapeError(f"{place}: {order} ranks for a tensor of shape {tuple(tensor.shape)}")
     dims = tuple(tensor.shape[tensor.ndim - order :])
+    for k, r in enumerate(wanted):
+        if not isinstance(r, int) or r < 1:
+            raise ShapeError(f"{place}: rank {r!r} of mode {k} must be a positive int")
     for k, (d, r) in enumerate(zip(dims, wanted, strict=True)):
         others = math.prod(wanted[:k]) * math.prod(wanted[k + 1 :])
-        if not isinstance(r, int) or not 1 <= r <= min(d, others):
+        if r > min(d, others):
             raise ShapeError(
-                f"{place}: rank {r!r} of mode {k} must be an int from 1 to {min(d, others)}: at most the size {d} and "
+                f"{place}: rank {r} of mode {k} must be an int from 1 to {min(d, others)}: at most the size {d} and "
                 f"the product {others} of the other ranks"
             )
     return order, wanted
