@@ -50,8 +50,9 @@ def constant(function: F) -> F:
 def mode_product(tensor: torch.Tensor, matrix: torch.Tensor, mode: int, order: int) -> torch.Tensor:
     """``tensor x_mode matrix``: ``(*batch, ..., r, ...)`` and ``(*batch, d, r)`` to ``(*batch, ..., d, ...)``.
 
-    The tensor is read in place as ``(before, r, after)``, so no mode is moved: one product for the first and the last
-    mode, a batch of products for one between. 2 before d r after flops.
+    The tensor is read in place as ``(before, r, after)``: one product for the first and the last mode, a batch of
+    products for one between (or one product between two moves, where those of the batch would be small).
+    2 before d r after flops.
     """
     lead, sizes = tensor.shape[: tensor.ndim - order], list(tensor.shape[tensor.ndim - order :])
     before, after = math.prod(sizes[:mode]), math.prod(sizes[mode + 1 :])
@@ -60,6 +61,9 @@ def mode_product(tensor: torch.Tensor, matrix: torch.Tensor, mode: int, order: i
         found = tensor.reshape(*lead, before, r) @ matrix.mT
     elif before == 1:
         found = matrix @ tensor.reshape(*lead, r, after)
+    elif not lead and matrix.ndim == 2 and after <= _SMALL_TRAIL:  # small products of a batch cost more than two moves
+        moved = tensor.reshape(before, r, after).transpose(0, 1).reshape(r, before * after)
+        found = (matrix @ moved).reshape(-1, before, after).transpose(0, 1)
     else:
         found = matrix[..., None, :, :] @ tensor.reshape(*lead, before, r, after)
     whole = found.shape[: found.ndim - (2 if after == 1 or before == 1 else 3)]
