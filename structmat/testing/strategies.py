@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from structmat import backend
 from structmat.matrix import Matrix
 from structmat.testing.strategies_butterfly import butterflies, orthogonal_butterflies
+from structmat.testing.strategies_tucker import tucker_matrices
 from structmat.types.block_circulant import BlockCirculant
 from structmat.types.block_toeplitz import BlockToeplitz
 from structmat.types.butterfly import Butterfly
@@ -31,6 +32,7 @@ from structmat.types.orthogonal_circulant import OrthogonalCirculant
 from structmat.types.reflected_convolution import ReflectedConvolution
 from structmat.types.submatrix import Submatrix
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
+from structmat.types.tucker_matrix_family import TuckerMatrix
 
 __all__ = [
     "block_toeplitz",
@@ -53,6 +55,7 @@ __all__ = [
     "symmetric_toeplitz",
     "tensors",
     "toeplitz",
+    "tucker_matrices",
 ]
 
 KINDS = ("normal", "integers", "some zeros", "spread")
@@ -307,6 +310,7 @@ _ANY: dict[type[Matrix], Callable[..., Strategy]] = {
     LowRank: low_rank,
     BlockToeplitz: block_toeplitz,
     Butterfly: butterflies,
+    TuckerMatrix: tucker_matrices,
 }
 
 
