@@ -7,6 +7,7 @@ contender's number.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import subprocess
@@ -22,12 +23,15 @@ __all__ = ["peaks"]
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def peaks(d: int, rank: int, rows: int) -> dict[str, float]:
-    """Bytes by contender: ``ours``, ``peer``, ``base``. Linux only; raises RuntimeError with the child's last words."""
+def peaks(cases: str, sizes: tuple[int, ...], small: tuple[int, ...], rows: int) -> dict[str, float]:
+    """Bytes by contender, ``ours``, ``peer``, ``base``, of ``benchmarks.cases.<cases>.adapted(who, *sizes)``, which
+    returns the model and its trained parameters; sizes begin with the order of the layer. ``small`` is the warm-up's.
+    Linux only; raises RuntimeError with the child's last words."""
     found: dict[str, float] = {}
     environment = {k: v for k, v in os.environ.items() if k not in MALLOC}  # a malloc that gives memory back
     for who in ("base", "ours", "peer"):
-        command = [sys.executable, "-m", "benchmarks.memory", who, str(d), str(rank), str(rows)]
+        request = json.dumps({"who": who, "cases": cases, "sizes": sizes, "small": small, "rows": rows})
+        command = [sys.executable, "-m", "benchmarks.memory", request]
         done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"memory of {who}: {done.stderr.strip().splitlines()[-1:]}")
@@ -35,24 +39,17 @@ def peaks(d: int, rank: int, rows: int) -> dict[str, float]:
     return found
 
 
-def _child(who: str, d: int, rank: int, rows: int) -> int:
-    from benchmarks.cases.adapters import frozen_layer, ours_on, peer_on
-
+def _child(who: str, cases: str, sizes: list[int], small: list[int], rows: int) -> int:
+    adapted = importlib.import_module(f"benchmarks.cases.{cases}").adapted
     torch.set_num_threads(1)
-    build = {"ours": ours_on, "peer": peer_on}.get(who)
-    for size, reflectors, batch in ((64, 8, 16), (d, rank, rows)):  # the small one loads what is loaded once
-        layer = frozen_layer(size)
-        x = torch.randn(batch, size, requires_grad=True)
-        g = torch.randn(batch, size)
-        torch.autograd.grad(layer(x), (x,), g)
-        model, wanted = layer, [x]
-        if build is not None:
-            model, parameter = build(layer, torch.randn(reflectors, size))
-            wanted.append(parameter)
+    for numbers, batch in ((small, 16), (sizes, rows)):  # the small one loads what is loaded once
+        model, parameters = adapted(who, *numbers)
+        x = torch.randn(batch, numbers[0], requires_grad=True)
+        g = torch.randn(batch, numbers[0])
         ctypes.CDLL(None).malloc_trim(0)
         before = _reset_peak()
         y = model(x)
-        gradients = torch.autograd.grad(y, wanted, g)
+        gradients = torch.autograd.grad(y, (x, *parameters), g)
         rise = _status("VmHWM") - before
         assert all(bool(torch.isfinite(t).all()) for t in (y, *gradients))
     return rise
@@ -71,4 +68,4 @@ def _status(key: str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"bytes": _child(sys.argv[1], *map(int, sys.argv[2:5]))}))
+    print(json.dumps({"bytes": _child(**json.loads(sys.argv[1]))}))

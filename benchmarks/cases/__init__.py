@@ -1,7 +1,7 @@
 """All cases, in the order of the table. ``CASES`` is the single list that the runner, the tests and the docs read."""
 
 from benchmarks.case import Case
-from benchmarks.cases import adapters, butterfly, dispatch, displacement, householder, products, solves
+from benchmarks.cases import adapters, boft, butterfly, dispatch, displacement, householder, products, solves, tucker
 
 __all__ = ["CASES", "select"]
 
@@ -13,6 +13,8 @@ CASES: tuple[Case, ...] = (
     *dispatch.CASES,
     *householder.CASES,
     *butterfly.CASES,
+    *boft.CASES,
+    *tucker.CASES,
 )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks.case import Case, Contender, Figure, Limit, Problem, Tensors, fewest, overhead
 from benchmarks.memory import peaks
 
-__all__ = ["CASES", "frozen_layer", "ours_on", "peer_on"]
+__all__ = ["CASES", "adapted", "frozen_layer", "ours_on", "peer_on"]
 
 _CHUNK = 256  # rows a reference pass takes at once: r copies of them are kept in float64
 
@@ -46,6 +46,15 @@ def peer_on(layer: nn.Linear, vectors: torch.Tensor) -> tuple[nn.Module, nn.Para
     with torch.no_grad():
         parameter.copy_(vectors.mT)
     return module, parameter
+
+
+def adapted(who: str, d: int, rank: int) -> tuple[nn.Module, tuple[nn.Parameter, ...]]:
+    """A contender's model and what it trains, for the measurement of memory; ``"base"`` is the frozen layer alone."""
+    layer, vectors = frozen_layer(d), torch.randn(rank, d)
+    if who == "base":
+        return layer, ()
+    model, parameter = ours_on(layer, vectors) if who == "ours" else peer_on(layer, vectors)
+    return model, (parameter,)
 
 
 def reference(layer: nn.Linear, vectors: torch.Tensor, x: torch.Tensor, g: torch.Tensor) -> Tensors:
@@ -118,8 +127,6 @@ def _against(must: Limit, aim: Limit) -> Figure:
     return Figure("x", lambda t: t["peer"] / t["ours"], must, aim)
 
 
-_MEMORY = {"d": 1024, "rank": 128, "rows": 256}
-
 CASES: tuple[Case, ...] = (
     _speed(1024, 32, 256, _against(lambda t: 20.0, cap(0.9))),
     _speed(1024, 32, 2048, _against(fewest(lambda t: 4.5, cap(0.75)), cap(0.9))),
@@ -138,6 +145,6 @@ CASES: tuple[Case, ...] = (
         lambda: _problem(256, 128, 64, peer=True),
         Figure("of peer (MB)", lambda t: t["ours"] / t["peer"], lambda t: 1 / 50, lambda t: 1 / 100, at_least=False),
         peers=("peft",),
-        child=lambda quick: peaks(**_MEMORY),
+        child=lambda quick: peaks("adapters", (1024, 128), (64, 8), rows=256),
     ),
 )
