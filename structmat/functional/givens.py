@@ -11,12 +11,13 @@ A. H. Sameh and D. J. Kuck, On stable parallel linear system solvers, 1978.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 
 from structmat import backend
 
-__all__ = ["Planes", "angles_of", "layers", "reflectors", "rotate_rows"]
+__all__ = ["Planes", "Stage", "angles_of", "layers", "reflectors", "rotate_rows", "rotation_blocks", "stages"]
 
 Planes = tuple[tuple[int, int], ...]
 
@@ -77,6 +78,45 @@ def reflectors(angles: torch.Tensor, planes: Planes, n: int) -> torch.Tensor:
     entries = torch.cat((torch.cos(half), torch.sin(half), torch.ones_like(half)), -1)
     flat = angles.new_zeros(*angles.shape[:-1], 2 * k * n).index_copy(-1, where, entries)
     return flat.unflatten(-1, (2 * k, n))
+
+
+class Stage(NamedTuple):
+    """Rotations in disjoint planes ``(a, a XOR 2^bit)``: which they are, the place of each pair among all pairs of this
+    bit (ascending in a), and 1, or -1 where the plane is named ``(a XOR 2^bit, a)``."""
+
+    bit: int
+    which: tuple[int, ...]
+    places: tuple[int, ...]
+    signs: tuple[int, ...]
+
+
+def stages(planes: Planes) -> tuple[Stage, ...] | None:
+    """The rotations as stages of a butterfly of radix 2, the first to act first; None if the indices of some plane
+    differ in more than one binary digit. Rotations of one layer commute, so those of each digit are a stage."""
+    found = []
+    for layer in layers(planes):
+        bits: dict[int, list[int]] = {}
+        for k in layer:
+            difference = planes[k][0] ^ planes[k][1]
+            if difference & (difference - 1):
+                return None
+            bits.setdefault(difference.bit_length() - 1, []).append(k)
+        for bit, which in sorted(bits.items()):
+            lower = [min(planes[k]) for k in which]
+            places = tuple([(a >> (bit + 1) << bit) | (a & ((1 << bit) - 1)) for a in lower])
+            signs = tuple([1 if planes[k][0] == a else -1 for k, a in zip(which, lower, strict=True)])
+            found.append(Stage(bit, tuple(which), places, signs))
+    return tuple(found)
+
+
+def rotation_blocks(angles: torch.Tensor, stage: Stage, n: int) -> torch.Tensor:
+    """The 2 x 2 rotations of all n / 2 pairs of a stage, ``(*b, n / 2, 2, 2)``; pairs without a rotation stay."""
+    wide = angles.to(backend.compute_dtype(angles.dtype))
+    which, places = (torch.tensor(numbers, device=angles.device) for numbers in (stage.which, stage.places))
+    chosen = wide.index_select(-1, which) * wide.new_tensor(stage.signs)
+    turn = wide.new_zeros(*wide.shape[:-1], n // 2).index_copy(-1, places, chosen)
+    cos, sin = torch.cos(turn), torch.sin(turn)
+    return torch.stack((cos, -sin, sin, cos), -1).unflatten(-1, (2, 2)).to(angles.dtype)
 
 
 def angles_of(dense: torch.Tensor) -> tuple[torch.Tensor, Planes]:

@@ -24,7 +24,8 @@ class GivensProduct(Matrix):
     Shape:    (*batch, n, n).      Claims: orthogonal. The determinant is 1.
     Cost:     linear 3 n flops a row and layer, a layer being rotations in disjoint planes (found from the planes, at
               most k, at least 2 k / n); k numbers of memory.
-    Closed:   X @ X, inv, transpose, solve (a product); to_householder() -> HouseholderProduct of 2 k reflections.
+    Closed:   X @ X, inv, transpose, solve (a product); to_householder() -> HouseholderProduct of 2 k reflections;
+              to_butterfly() -> Butterfly where the indices of every plane differ in one binary digit.
     Raises:   ShapeError for planes that do not match the angles or n; DtypeError for complex angles.
     Example:
         >>> sm.GivensProduct(torch.tensor([torch.pi / 2]), ((0, 1),), 2) @ torch.tensor([1.0, 0.0])
@@ -113,12 +114,20 @@ class GivensProduct(Matrix):
         product: Matrix = dispatch.call("householder", self)
         return product
 
+    def to_butterfly(self) -> Matrix:
+        """The same matrix as a Butterfly of 2 x 2 rotations, one factor a layer and binary digit, exactly.
+
+        Raises StructureError unless every plane is a pair ``(a, a XOR 2^l)`` and 2^(l+1) divides n.
+        """
+        product: Matrix = dispatch.call("butterfly", self)
+        return product
+
     @classmethod
     def from_dense(cls, dense: torch.Tensor, tol: float | None = None) -> "GivensProduct":
         """At most ``n (n - 1) / 2`` rotations whose product is the given real rotation; zeros need none.
 
         Raises NotStructuredError, with the distance, if the matrix is not orthogonal within ``tol`` (default
-        8 eps (1 + log2(n)^2 / 4) for ``||Q^T Q - I||_F / sqrt(n)``), or if its determinant is -1, which no product of
+        8 eps (1 + sqrt(2 n)) for ``||Q^T Q - I||_F / sqrt(n)``), or if its determinant is -1, which no product of
         rotations has. O(n^3).
         """
         if dense.ndim != 2 or dense.shape[0] != dense.shape[1]:
@@ -129,7 +138,7 @@ class GivensProduct(Matrix):
         wide = dense.detach().double()
         gap = float(torch.linalg.matrix_norm(wide.mT @ wide - torch.eye(n, dtype=wide.dtype, device=wide.device)))
         measured, eps = gap / max(1, n) ** 0.5, torch.finfo(dense.dtype).eps
-        allowed = 8 * eps * (1 + math.log2(max(2, n)) ** 2 / 4) if tol is None else tol
+        allowed = 8 * eps * (1 + math.sqrt(2 * n)) if tol is None else tol
         if not measured <= allowed:
             raise NotStructuredError(
                 f"GivensProduct.from_dense: the matrix is not orthogonal, ||Q^T Q - I||_F / sqrt(n) = {measured:.2e} "

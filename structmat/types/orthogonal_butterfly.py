@@ -34,7 +34,7 @@ class OrthogonalButterfly(Matrix):
     Shape:    (*batch, d, d).      Claims: orthogonal. For real entries the determinant is 1.
     Cost:     m d / b rotations of size b once, then linear as Butterfly: m factors merge into blocks of span
               b 2^(m-1); memory of the triangles, m d (b - 1) / 2 numbers.
-    Closed:   transpose, inv -> OrthogonalButterfly; to_butterfly() -> Butterfly.
+    Closed:   transpose, inv -> OrthogonalButterfly; to_butterfly() -> Butterfly; b = 2: to_givens() -> GivensProduct.
     Raises:   ShapeError (a ValueError) naming the nearest legal values: b divides d, and for m > 1 it is even and
               2^(m-1) divides d / b. Other sizes: Butterfly.from_skew, in mixed radix.
     Example:
@@ -156,6 +156,14 @@ class OrthogonalButterfly(Matrix):
     def to_butterfly(self) -> Matrix:
         """The same matrix as a Butterfly of its rotations, which claims to be orthogonal."""
         found: Matrix = dispatch.call("butterfly", self)
+        return found
+
+    def to_givens(self) -> Matrix:
+        """The same matrix as a GivensProduct for real blocks of size 2, exactly: ``R = G(-2 atan k)``, k the one entry.
+
+        Raises StructureError for other blocks.
+        """
+        found: Matrix = dispatch.call("givens", self)
         return found
 
     # -- makers ----------------------------------------------------------------------------------------------------
