@@ -220,6 +220,11 @@ def test_round_drops_what_is_not_needed() -> None:
     for small in (twice.round((2, 3, 2)), (make((9, 8, 7), (2, 3, 2)) * 2).round(tol=1e-12)):
         assert small.ranks == (2, 3, 2)
     assert float((twice.round((2, 3, 2)).to_dense() - 2 * dense(t)).norm()) <= 100 * torch.finfo(F64).eps * size_of(t)
+    even = twice.round(tol=1e-12)  # one rank for the whole batch, enough for each of its tensors
+    assert (even.ranks, even.batch_shape) == ((2, 3, 2), (2,))
+    assert float((even.to_dense() - 2 * dense(t)).norm()) <= 1e-11 * size_of(t)
+    with pytest.raises(sm.ShapeError, match="rank 5 of mode 0 must be an int from 1 to 4"):
+        twice.round((5, 3, 2))
     rough = make((9, 8, 7), (5, 5, 5))
     near = rough.round(tol=0.3)
     assert float(near.distance(rough)) <= 0.3 * float(rough.norm())

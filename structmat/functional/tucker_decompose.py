@@ -123,22 +123,21 @@ def _mode_order(tensor: torch.Tensor, order: int, ranks: Sizes | None) -> list[i
     return sorted(range(order), key=lambda k: dims[k] if ranks is None else ranks[k] / max(1, dims[k]))
 
 
-def _cut(s: torch.Tensor, k: int, ranks: Sizes | None, budget: float) -> tuple[int, torch.Tensor]:
-    """The rank of a mode and the tail it leaves: the rank asked for, or the least with ``tail^2 <= budget``."""
+def _cut(s: torch.Tensor, k: int, ranks: Sizes | None, budget: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """The rank of a mode and the tail it leaves: the rank asked for, or the least with ``tail^2 <= budget`` for every
+    tensor of the batch."""
     squares = s.double() ** 2
     behind = torch.nn.functional.pad(squares.flip(-1).cumsum(-1).flip(-1), (0, 1))  # behind[r]: sum of s_i^2, i >= r
     if ranks is not None:
         r = min(ranks[k], s.shape[-1])
     else:
-        r = max(1, int((behind > budget).sum()))
+        r = max(1, int((behind > budget[..., None]).sum(-1).max()))
     return r, behind[..., r].clamp_min(0).sqrt().to(s.dtype)
 
 
-def _budget(tensor: torch.Tensor, order: int, tol: float | None) -> float:
-    """What each mode may remove, squared: ``tol^2 ||T||^2 / N``."""
-    if tol is None:
-        return 0.0
-    return tol**2 * float(norm_of(tensor, order).double()) ** 2 / order
+def _budget(tensor: torch.Tensor, order: int, tol: float | None) -> torch.Tensor:
+    """What each mode may remove, squared: ``tol^2 ||T||^2 / N``, of shape ``batch``."""
+    return (0.0 if tol is None else tol) ** 2 * norm_of(tensor, order).double() ** 2 / order
 
 
 def _st_hosvd(tensor: torch.Tensor, order: int, ranks: Sizes | None, tol: float | None) -> Found:

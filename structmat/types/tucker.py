@@ -210,10 +210,14 @@ class Tucker(Value):
     ) -> "Tucker":
         """A nearby tensor of the ranks given, or of the least ranks with ``distance <= tol norm``; only the core is
         decomposed. The error is at most sqrt(N) times the least possible."""
-        turned = self.orthogonalise()
-        small = turned.core if ranks is not None else turned.core.expand(*self.batch_shape, *self.ranks)
-        found = Tucker.decompose(small, (ranks,) * self.order if isinstance(ranks, int) else ranks, tol, method).tensor
-        return Tucker(found.core, tuple([u @ v for u, v in zip(turned.factors, found.factors, strict=True)]))
+        place = f"{self!r}.round(ranks={ranks!r}, tol={tol!r})"
+        with backend.full_precision(self.device):
+            core, factors = ft.orthogonalised(*self._wide())
+            wanted = (ranks,) * self.order if isinstance(ranks, int) else ranks
+            wanted = family.checked_ranks(place, core, wanted, tol)[1]
+            family.checked_method(place, method, wanted)
+            found = fd.decompose(core, self.order, wanted, tol, method)
+            return self._with(found.core, tuple([u @ v for u, v in zip(factors, found.factors, strict=True)]))
 
     # -- multilinear rank ------------------------------------------------------------------------------------------
 
