@@ -71,3 +71,16 @@ def test_no_dense_array_at_4096() -> None:
         a = t.matricize((0, 1))
         y = a.linear(x)
         torch.autograd.grad((y * y).sum() + t.norm() + t.distance(2 * t) + a.norm(), [x, *leaves])
+
+
+def test_one_compiled_function_takes_tensors_of_many_sizes() -> None:
+    torch._dynamo.reset()
+
+    def products(t: sm.Tucker, x: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return t.matricize(0).linear(x), t.conv(image, padding=1), t.to_dense()
+
+    compiled = torch.compile(products, fullgraph=True, backend="aot_eager")
+    for d, k in ((8, 5), (12, 7), (16, 3)):
+        t, x, image = make((d, d + 1, 3), (4, 4, 2)), numbers(k, 3 * (d + 1)), numbers(2, d + 1, k + 4)
+        for got, wanted in zip(compiled(t, x, image), products(t, x, image), strict=True):
+            close(got, wanted, size_of(t) * float(x.norm() + image.norm()))

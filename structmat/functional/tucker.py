@@ -10,16 +10,15 @@ Tensor decompositions and applications, 2009, section 4; L. De Lathauwer et al.,
 import functools
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import torch
+
+from structmat.functional.butterfly import constant, plain
 
 __all__ = [
     "Factors",
     "Sizes",
     "balanced",
-    "constant",
     "diagonal_core",
     "expand",
     "expansion_flops",
@@ -35,16 +34,9 @@ __all__ = [
 
 Sizes = tuple[int, ...]
 Factors = tuple[torch.Tensor, ...]
-F = TypeVar("F", bound=Callable[..., Any])
 _SMALL_TRAIL = 16  # a batch of products whose result has few columns runs this many columns slower
 _NUMBER = 8.0  # multiply-adds that cost as much as one number read or written
 _SEARCHED = 5  # orders of up to this many modes are compared one by one
-
-
-def constant(function: F) -> F:
-    """torch.compile calls the function while it traces, in place of tracing it: its arguments are numbers."""
-    marked: F = torch.compiler.assume_constant_result(function)
-    return marked
 
 
 def mode_product(tensor: torch.Tensor, matrix: torch.Tensor, mode: int, order: int) -> torch.Tensor:
@@ -70,7 +62,6 @@ def mode_product(tensor: torch.Tensor, matrix: torch.Tensor, mode: int, order: i
     return found.reshape(*whole, *sizes)
 
 
-@constant
 def expansion_order(dims: Sizes, ranks: Sizes) -> Sizes:
     """The order of modes in which expanding a core is cheapest, by flops and by numbers moved.
 
@@ -78,6 +69,11 @@ def expansion_order(dims: Sizes, ranks: Sizes) -> Sizes:
     last mode where that is a single matrix product (for a convolution of 256 channels this is three times as fast as
     the order of the modes).
     """
+    return _constant_order(plain(dims), plain(ranks))
+
+
+@constant
+def _constant_order(dims: Sizes, ranks: Sizes) -> Sizes:
     return _expansion_order(dims, ranks)
 
 

@@ -14,7 +14,8 @@ import opt_einsum
 import torch
 
 from structmat import backend
-from structmat.functional.tucker import Factors, Sizes, constant
+from structmat.functional.butterfly import constant, plain
+from structmat.functional.tucker import Factors, Sizes
 
 __all__ = ["Path", "Step", "path", "tucker_rows"]
 
@@ -39,9 +40,13 @@ class Path(NamedTuple):
     forms_weight: bool
 
 
-@constant
 def path(dims: Sizes, ranks: Sizes, rows: Sizes, columns: Sizes, count: int) -> Path:
     """The path for ``count`` rows (rounded up to a power of two)."""
+    return _constant_path(plain(dims), plain(ranks), plain(rows), plain(columns), count)
+
+
+@constant
+def _constant_path(dims: Sizes, ranks: Sizes, rows: Sizes, columns: Sizes, count: int) -> Path:
     return _path(dims, ranks, rows, columns, 1 << max(0, min(count, 1 << 20) - 1).bit_length())
 
 
