@@ -22,18 +22,21 @@ def cheapest_order(sizes: Sequence[tuple[int, int]], costs: Sequence[float]) -> 
 
     Applying i before j costs ``c_i n_j + c_j m_i`` against ``c_j n_i + c_i m_j`` (over a common factor), so i goes
     first if ``(n_i - m_i) / c_i`` is larger: an exchange of neighbours never helps, hence the order is the best.
-    Equal ones go from the last to the first.
+    Equal ones go from the first to the last, the order that copies nothing.
     """
     rate = [(n - m) / c if c else 0.0 for (m, n), c in zip(sizes, costs, strict=True)]
-    return sorted(range(len(sizes)), key=lambda i: (-rate[i], -i))
+    return sorted(range(len(sizes)), key=lambda i: (-rate[i], i))
 
 
 def apply(x: torch.Tensor, steps: Sequence[Step], order: Sequence[int], flat: bool = False) -> torch.Tensor:
     """``x (A_1 kron ... kron A_L)^T`` for rows x ``(*lead, r, N)`` or one row: each factor along its own axis.
 
-    Work: ``sum_i N'/n_i cost_i``, N' the size at that time; memory: the largest size met. ``flat``: the factors take
-    ``(*batch, k, n)`` alone, batch or not (their solves do).
+    Work: ``sum_i N'/n_i cost_i``, N' the size at that time; memory: the largest size met. From the first factor to the
+    last, without a batch, nothing is copied between the factors. ``flat``: the factors take ``(*batch, k, n)`` alone,
+    batch or not (their solves do).
     """
+    if list(order) == list(range(len(steps))) and not any(batched for *_, batched in steps):
+        return _in_turn(x, steps)
     y = x[None] if x.ndim == 1 else x
     sizes = [n for _, _, n, _ in steps]
     for i in order:
@@ -54,6 +57,19 @@ def apply(x: torch.Tensor, steps: Sequence[Step], order: Sequence[int], flat: bo
         y = y.reshape(*y.shape[:-2], rows, before * m * after)
         sizes[i] = m
     return y[..., 0, :] if x.ndim == 1 else y
+
+
+def _in_turn(x: torch.Tensor, steps: Sequence[Step]) -> torch.Tensor:
+    """All leading axes of x are one, r, put last: ``(n_1, ..., n_L, r)``. A factor takes the first axis and leaves its
+    own last, ``(n_2, ..., n_L, r, m_1)``, so that after all of them r is first and nothing was moved in between."""
+    rows = math.prod(x.shape[:-1])
+    total = math.prod(n for _, _, n, _ in steps) * rows
+    z = x.reshape(rows, x.shape[-1]).mT
+    for product, m, n, _ in steps:
+        rest = total // n if n else 0
+        z = product(z.reshape(n, rest).mT)
+        total = rest * m
+    return z.reshape(*x.shape[:-1], math.prod(m for _, m, _, _ in steps))
 
 
 def outer(vectors: Sequence[torch.Tensor], add: bool = False) -> torch.Tensor:

@@ -61,12 +61,15 @@ class Kronecker(Matrix):
 
     def _apply(self, x: torch.Tensor, products: Sequence[Callable[..., torch.Tensor]], flat: bool) -> torch.Tensor:
         """One product (or solve) a factor, each along its axis; the result stays in the dtype computed in."""
-        sizes = [(int(f.shape[-2]), int(f.shape[-1])) for f in self.factors]
-        steps = [
-            (product, *size, len(f.shape) > 2) for product, size, f in zip(products, sizes, self.factors, strict=True)
-        ]
-        order = fk.cheapest_order(sizes, [_work(f) for f in self.factors])
-        return fk.apply(x.to(backend.compute_dtype(x.dtype)), steps, order, flat)
+        shapes = [f.shape for f in self.factors]
+        steps = [(product, int(s[-2]), int(s[-1]), len(s) > 2) for product, s in zip(products, shapes, strict=True)]
+        return fk.apply(x.to(backend.compute_dtype(x.dtype)), steps, self._order(shapes), flat)
+
+    def _order(self, shapes: Sequence[Sequence[int]]) -> Sequence[int]:
+        """The cheapest order of the factors; that of square ones makes no difference."""
+        if all(s[-2] == s[-1] for s in shapes):
+            return range(len(shapes))
+        return fk.cheapest_order([(int(s[-2]), int(s[-1])) for s in shapes], [_work(f) for f in self.factors])
 
     def _out(self, x: torch.Tensor) -> torch.dtype:
         return x.dtype if self.dtype is None else torch.promote_types(x.dtype, self.dtype)
@@ -203,7 +206,7 @@ class Kronecker(Matrix):
         if verb not in ("linear", "solve") or (verb == "solve" and not self._all_square()):
             return super().plan(verb, columns)
         sizes = [(int(f.shape[-2]), int(f.shape[-1])) for f in self.factors]
-        order = fk.cheapest_order(sizes, [_work(f) for f in self.factors])
+        order = self._order(sizes)
         now, flops, moved, paths = [n for _, n in sizes], 0.0, 0.0, []
         for i in order:
             rows = columns * math.prod(now) // max(1, now[i])
