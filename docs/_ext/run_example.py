@@ -56,6 +56,7 @@ def run(program: Path, folder: Path, root: Path) -> str:
     folder.mkdir(parents=True)
     paths = [str(root), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "MPLBACKEND": "Agg"}
+    environment["OMP_NUM_THREADS"] = "1"  # small matrices: on a busy machine two threads wait for each other
     command = [sys.executable, str(program), "--out", str(folder)]
     try:
         done = subprocess.run(
