@@ -13,7 +13,7 @@ import structmat as sm
 from structmat import backend
 from structmat.functional import tucker_apply as fa
 from tests.test_no_dense import no_dense_arrays
-from tests.test_tucker import F32, close, dense, make, numbers, shapes, size_of
+from tests.test_tucker import F32, F64, close, dense, make, numbers, shapes, size_of
 
 
 @given(shapes(), st.integers(0, 1000), st.data())
@@ -60,6 +60,16 @@ def test_few_rows_never_meet_the_dense_matrix_and_many_rows_may() -> None:
         assert float((a.linear(x) - wanted).norm()) <= 20 * torch.finfo(F32).eps * float(wanted.norm()) * 4
     plan = fa.path((4096, 4096), (16, 16), (0,), (1,), 256)
     assert not plan.forms_weight
+
+
+def test_rank_zero_is_the_zero_tensor() -> None:
+    t = sm.Tucker(torch.zeros(0, 0, 0, dtype=F64), tuple(torch.zeros(d, 0, dtype=F64) for d in (4, 3, 2)))
+    assert torch.equal(t.to_dense(), torch.zeros(4, 3, 2, dtype=F64))
+    a = t.matricize((0, 2))
+    assert torch.equal(a.linear(torch.ones(5, 3, dtype=F64)), torch.zeros(5, 8, dtype=F64))
+    assert a.rank_bound() == 0 and float(t.norm()) == 0
+    assert (a.linear(torch.ones(0, 3, dtype=F64)).shape, a.mT.linear(torch.ones(8, dtype=F64)).shape) == ((0, 8), (3,))
+    assert torch.equal((t + make((4, 3, 2), (2, 2, 2))).to_dense(), make((4, 3, 2), (2, 2, 2)).to_dense())
 
 
 def test_no_dense_array_at_4096() -> None:

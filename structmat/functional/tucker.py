@@ -49,13 +49,12 @@ def mode_product(tensor: torch.Tensor, matrix: torch.Tensor, mode: int, order: i
     lead, sizes = tensor.shape[: tensor.ndim - order], list(tensor.shape[tensor.ndim - order :])
     before, after = math.prod(sizes[:mode]), math.prod(sizes[mode + 1 :])
     r, sizes[mode] = sizes[mode], matrix.shape[-2]
+    if not lead and matrix.ndim == 2:
+        return _one_mode(tensor, matrix, before, r, after).reshape(sizes)
     if after == 1:
         found = tensor.reshape(*lead, before, r) @ matrix.mT
     elif before == 1:
         found = matrix @ tensor.reshape(*lead, r, after)
-    elif not lead and matrix.ndim == 2 and after <= _SMALL_TRAIL:  # small products of a batch cost more than two moves
-        moved = tensor.reshape(before, r, after).transpose(0, 1).reshape(r, before * after)
-        found = (matrix @ moved).reshape(-1, before, after).transpose(0, 1)
     else:
         found = matrix[..., None, :, :] @ tensor.reshape(*lead, before, r, after)
     whole = found.shape[: found.ndim - (2 if after == 1 or before == 1 else 3)]
@@ -108,10 +107,29 @@ def expand(core: torch.Tensor, factors: Factors) -> torch.Tensor:
     """The tensor ``(*batch, D_1, ..., D_N)``, mode by mode in the cheapest order."""
     order = len(factors)
     dims, ranks = tuple([u.shape[-2] for u in factors]), tuple([u.shape[-1] for u in factors])
-    tensor = core
-    for mode in expansion_order(dims, ranks):
-        tensor = mode_product(tensor, factors[mode], mode, order)
-    return tensor
+    modes = expansion_order(dims, ranks)
+    tensor, now = core, list(ranks)
+    if core.ndim > order or any(u.ndim > 2 for u in factors):
+        for mode in modes:
+            tensor = mode_product(tensor, factors[mode], mode, order)
+        return tensor
+    for mode in modes:  # as mode_product, and shapes are put together once, at the end
+        u, before, after = factors[mode], math.prod(now[:mode]), math.prod(now[mode + 1 :])
+        tensor = _one_mode(tensor, u, before, now[mode], after)
+        now[mode] = dims[mode]
+    return tensor.reshape(now)
+
+
+def _one_mode(tensor: torch.Tensor, u: torch.Tensor, before: int, r: int, after: int) -> torch.Tensor:
+    """The mode product of one tensor read as ``(before, r, after)``, in any shape that reads as its result."""
+    if after == 1:
+        return torch.mm(tensor.reshape(before, r), u.t())
+    if before == 1:
+        return torch.mm(u, tensor.reshape(r, after))
+    if after <= _SMALL_TRAIL:  # small products of a batch cost more than two moves
+        moved = tensor.reshape(before, r, after).transpose(0, 1).reshape(r, before * after)
+        return torch.mm(u, moved).reshape(u.shape[0], before, after).transpose(0, 1)
+    return u @ tensor.reshape(before, r, after)
 
 
 def unfolding(tensor: torch.Tensor, mode: int, order: int) -> torch.Tensor:
