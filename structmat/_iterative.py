@@ -200,7 +200,7 @@ def solve_rows(matrix: Any, y: torch.Tensor, options: Options) -> tuple[torch.Te
     """
     place = f"{matrix!r}.solve"
     wide = backend.compute_dtype(y.dtype if matrix.dtype is None else torch.promote_types(y.dtype, matrix.dtype))
-    solving.check_steps(options, place)
+    solving.check_options(options, place)
     refuse_closures(matrix, place)
     record: list[SolveInfo] = []
     x = implicit_solve(matrix, y.to(wide), lambda m: _Iteration(m, options, place, record))

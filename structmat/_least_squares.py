@@ -162,7 +162,7 @@ def lstsq_rows(matrix: Any, y: torch.Tensor, options: Options) -> tuple[torch.Te
     backward error reached (``functional.krylov.least_squares``), StructureError under torch.compile.
     """
     place = f"{matrix!r}.lstsq"
-    solving.check_steps(options, place)
+    solving.check_options(options, place)
     refuse_closures(matrix, place)
     wide = backend.compute_dtype(y.dtype if matrix.dtype is None else torch.promote_types(y.dtype, matrix.dtype))
     y = y.to(wide)

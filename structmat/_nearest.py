@@ -5,9 +5,16 @@ from typing import Any
 import torch
 
 from structmat import backend
-from structmat.errors import NotStructuredError
+from structmat.errors import NotStructuredError, ShapeError
 
-__all__ = ["distance_check"]
+__all__ = ["distance_check", "require_square_entries"]
+
+
+def require_square_entries(dense: torch.Tensor, place: str) -> int:
+    """The order of a dense square matrix; ShapeError for any other shape."""
+    if dense.ndim < 2 or dense.shape[-2] != dense.shape[-1]:
+        raise ShapeError(f"{place}: a square matrix is needed, got shape {tuple(dense.shape)}")
+    return int(dense.shape[-1])
 
 
 def distance_check(cls: type, dense: torch.Tensor, nearest: Any, tol: float | None) -> Any:

@@ -95,6 +95,7 @@ class Verbs(Value):
         if not own and options.method not in _iterative.METHODS:
             legal = ", ".join(map(repr, dict.fromkeys((*self.solve_methods, *_iterative.METHODS))))
             raise ValueError(f"{place}: unknown method {options.method!r}; legal methods are {legal}")
+        solving.check_options(options, place)
         if b.ndim > 2:
             broadcast(place, self.batch_shape, b.shape[:-2])
         if 0 in b.shape:

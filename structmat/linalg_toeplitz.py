@@ -236,9 +236,10 @@ def _require_positive(variances: torch.Tensor, dtype: torch.dtype) -> None:
     where = bad.reshape(-1, bad.shape[-1])
     first = int(where.int().argmax(-1)[where.any(-1)].min())
     worst = variances.reshape(-1, bad.shape[-1])[where[:, first], first]
+    advice = f"take an order below {first}, or estimates that divide by the number of samples at every lag"
     raise SolveError(
         f"levinson_durbin: the autocovariances (in {name_of(dtype)}) are not positive definite: the variance of the "
-        f"prediction error at order {first} is {float(worst[0]):.3g}; take an order below {first}, or estimates that "
-        "divide by the number of samples at every lag",
+        f"prediction error at order {first} is {float(worst[0]):.3g}; "
+        + (advice if first else "r_0, the variance of the sequence, must be positive"),
         float("inf"),
     )

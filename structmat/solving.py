@@ -1,15 +1,18 @@
 """What every solve shares: its options, the backward error that judges it, the record it leaves, and factorisations."""
 
 import dataclasses
+import functools
+import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from structmat import backend
-from structmat._shell import require_square
+from structmat._shell import as_operand, broadcast, check_pair, require_square
 from structmat._value import Value
-from structmat.errors import SolveError
+from structmat.errors import ShapeError, SolveError
 
 __all__ = [
     "DenseFactorisation",
@@ -17,7 +20,7 @@ __all__ = [
     "Options",
     "SolveInfo",
     "backward_error",
-    "check_steps",
+    "check_options",
     "dense_solve_rows",
     "judge",
     "limit",
@@ -85,11 +88,13 @@ def judge(
         )
 
 
-def check_steps(options: Options, place: str) -> None:
-    """ValueError for a step limit that is no positive number."""
-    steps = options.max_steps
+def check_options(options: Options, place: str) -> None:
+    """ValueError for a step limit that is no positive int, and for a tolerance that is no positive number."""
+    steps, tol = options.max_steps, options.tol
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise ValueError(f"{place}: max_steps must be a positive int, got {steps!r}")
+    if tol is not None and (not isinstance(tol, numbers.Real) or isinstance(tol, bool) or not 0 < tol < math.inf):
+        raise ValueError(f"{place}: tol, the accepted backward error, must be a positive number, got {tol!r}")
 
 
 def norm_estimate(matrix: Any, steps: int = 12) -> torch.Tensor:
@@ -135,30 +140,62 @@ def slogdet_of_lu(lu: torch.Tensor, pivots: torch.Tensor) -> tuple[torch.Tensor,
     return sign, torch.log(diagonal.abs()).sum(-1)
 
 
+def _door(core: Callable[[Any, torch.Tensor], torch.Tensor]) -> Callable[[Any, Any], torch.Tensor]:
+    """A solve of a factorisation that checks its right-hand side as those of the matrix do."""
+    verb = core.__name__
+
+    @functools.wraps(core)
+    def checked(self: Any, b: Any) -> torch.Tensor:
+        matrix, place = self.matrix, f"{self.matrix!r}.factor().{verb}"
+        b = as_operand(b, matrix.dtype, matrix.device, place)
+        n, rows = int(matrix.shape[-1]), verb == "solve_rows"
+        if b.ndim == 0 or b.shape[-1 if b.ndim == 1 or rows else -2] != n:
+            shape, what = tuple(b.shape), "columns" if rows else "rows"
+            raise ShapeError(f"{place}: the right-hand side has shape {shape}, the matrix has {n} {what}")
+        narrow = matrix.dtype is not None and backend.compute_dtype(matrix.dtype) != matrix.dtype
+        if not (narrow and b.dtype == backend.compute_dtype(b.dtype)):  # what is built on a solver of halves is wider
+            check_pair(matrix, b, place)
+        if b.ndim > 2:
+            broadcast(place, matrix.batch_shape, b.shape[:-2])
+        return core(self, b)
+
+    return checked
+
+
 class Factorisation(Value):
     """What is worth keeping of a solve: ``solve``, ``solve_rows``, ``adjoint_solve``, ``slogdet``, ``logabsdet``.
 
     Differentiable, a pytree, picklable. This base keeps the matrix alone, which is right for types whose solve is a
-    closed form.
+    closed form. A subclass overrides the solves as unchecked cores: it gets the checks of shape, dtype and device
+    before them.
     """
 
     matrix: Any
     method: str = "closed form"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for verb in ("solve", "solve_rows", "adjoint_solve"):
+            if verb in cls.__dict__:
+                setattr(cls, verb, _door(cls.__dict__[verb]))
 
     @property
     def backward_error(self) -> float | None:
         """The largest eta of the factorisation's own solves at construction; None for a closed form."""
         return None
 
+    @_door
     def solve(self, b: torch.Tensor) -> torch.Tensor:
         """x with ``A x = b``; b is a vector only if 1-D, else ``(..., n, k)``."""
         return self.solve_rows(b) if b.ndim == 1 else self.solve_rows(b.mT).mT
 
+    @_door
     def solve_rows(self, y: torch.Tensor) -> torch.Tensor:
         """x with ``x A^T = y``, the inverse of ``linear``."""
         result: torch.Tensor = self.matrix.solve_rows(y)
         return result
 
+    @_door
     def adjoint_solve(self, b: torch.Tensor) -> torch.Tensor:
         """x with ``A^H x = b``."""
         result: torch.Tensor = self.matrix.mH.solve(b)
@@ -183,7 +220,9 @@ class DenseFactorisation(Factorisation):
         require_square(matrix, "factor")
         with backend.full_precision(matrix.device or torch.device("cpu")):
             dense = matrix.to_dense()
-            lu, pivots = torch.linalg.lu_factor(dense.to(backend.compute_dtype(dense.dtype)))
+            lu, pivots, info = torch.linalg.lu_factor_ex(dense.to(backend.compute_dtype(dense.dtype)))
+        if backend.eager(lu, dense) and bool((info > 0).any()):
+            raise SolveError(f"{matrix!r}.factor: the matrix is singular, a pivot is zero; see lstsq, pinv", math.inf)
         return cls(matrix, "dense", lu, pivots)
 
     def _solve(self, b: torch.Tensor, adjoint: bool) -> torch.Tensor:

@@ -32,7 +32,7 @@ PARAMETERS: list[tuple[str, type[Exception], Callable[[], Any], str]] = [
         "method",
         ValueError,
         lambda: S.solve(torch.ones(3, dtype=F64), method="lu"),
-        r"unknown method 'lu'; legal methods are 'auto', 'dense', 'levinson', 'cg'",
+        r"unknown method 'lu'; legal methods are 'auto', 'dense', 'levinson', 'superfast', 'cg'",
     ),
     ("factor method", ValueError, lambda: S.factor("lu"), r"unknown method 'lu'; legal methods are"),
     ("cg has no factorisation", ValueError, lambda: S.factor("cg"), r"'cg' keeps no factorisation"),

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from structmat import backend
+from structmat._iterative import given_rows
 from structmat.claims import Claim
 from structmat.errors import ShapeError, StructureError
 from structmat.functional import multilevel_solve as fs
@@ -68,9 +69,8 @@ class IterativeFamily(MultilevelFamily):
                 raise ShapeError(f"{self!r}.solve: the preconditioner must be a Matrix of the same size, got {given!r}")
             double = given.to(torch.float64)
             apply = (double.linear, double.mH.linear)
-        start = options.start
-        if start is not None:
-            start = start[None, :] if start.ndim == 1 else start.mT
+        solution = y.to(torch.promote_types(y.dtype, self._stored().dtype))
+        start = given_rows(options.start, f"{self!r}.solve", solution, int(self.shape[-1]))
         return fs.Record(
             options.method,
             self._definite(),

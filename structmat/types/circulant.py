@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 
 from structmat import backend, dispatch, solving
-from structmat._nearest import distance_check
+from structmat._nearest import distance_check, require_square_entries
 from structmat.claims import Claim, Claims
-from structmat.errors import ShapeError, SolveError, StructureError
+from structmat.errors import SolveError, StructureError
 from structmat.functional import circulant as fc
 from structmat.functional import toeplitz as ft
 from structmat.lazy import Product
@@ -296,8 +296,7 @@ class Circulant(CirculantFamily):
     @classmethod
     def nearest(cls, dense: torch.Tensor, f: complex = 1) -> "Circulant":
         """The f-circulant nearest in the Frobenius norm: ``v_k`` is the weighted mean of the diagonals k and k - n."""
-        if dense.ndim < 2 or dense.shape[-2] != dense.shape[-1]:
-            raise ShapeError(f"Circulant.nearest: a square matrix is needed, got shape {tuple(dense.shape)}")
+        require_square_entries(dense, "Circulant.nearest")
         return cls(fc.nearest_column(dense, f), f)
 
     @classmethod

@@ -53,6 +53,10 @@ class LowDisplacementRank(DisplacementSolves):
                 f"LowDisplacementRank: left has shape {tuple(self.left.shape)}, right {tuple(self.right.shape)}; both "
                 "are (*batch, n, r) with one n and one r"
             )
+        if self.left.shape[-2] == 0:
+            raise ShapeError(
+                "LowDisplacementRank: left and right must have at least one row, (*batch, n, r) with n >= 1"
+            )
         for name, number in (("e", self.e), ("f", self.f)):
             if isinstance(number, bool) or not isinstance(number, (numbers.Complex, torch.SymInt, torch.SymFloat)):
                 raise ValueError(f"LowDisplacementRank: {name} must be a nonzero Python number, got {number!r}")

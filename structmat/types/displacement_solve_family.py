@@ -18,7 +18,7 @@ from structmat.types.displacement_family import DisplacementFamily
 
 __all__ = ["DisplacementFactorisation", "DisplacementSolves"]
 
-_CANCELLING = 1e2  # above this generator condition the elimination starts from balanced generators
+_CANCELLING = 1e2  # above this generator condition solvers work with balanced generators
 
 
 class Refined:
@@ -29,10 +29,14 @@ class Refined:
 
     @classmethod
     def of(cls, matrix: Any, kernel: gko.GKO | None = None) -> "Refined":
-        """Factorise a matrix of generators in float64 or complex128 (detached), unless the factors are given."""
+        """Factorise a matrix of generators in float64 or complex128 (detached), unless the factors are given.
+
+        Residuals are those of balanced generators too: products by generators that cancel are noise of eps times the
+        generator condition, below which no refinement gets."""
         with torch.no_grad():
+            matrix = _steady(matrix)
             if kernel is None:
-                kernel = _eliminated(matrix.left, matrix.right, matrix.e, matrix.f)
+                kernel = gko.factor(matrix.left, matrix.right, matrix.e, matrix.f)
             return cls(matrix, kernel, matrix._norm_bound())
 
     def eta(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -75,11 +79,13 @@ class _Transposed:
         return _Transposed(self.inner.adjoint())
 
 
-def _eliminated(left: torch.Tensor, right: torch.Tensor, e: complex, f: complex) -> gko.GKO:
-    """GKO's factors; from balanced generators where those given cancel each other."""
+def _steady(matrix: Any) -> Any:
+    """The detached matrix itself; balanced, within eps times the generator condition of it, where its generators cancel
+    each other."""
+    left, right = matrix.left, matrix.right
     if left.shape[-1] and bool((generator_condition(left, right) > _CANCELLING).any()):
-        left, right = balanced(left, right)
-    return gko.factor(left, right, e, f)
+        return matrix._of(balanced(left, right), matrix.e, matrix.f)
+    return matrix
 
 
 class DisplacementSolves(DisplacementFamily):
@@ -138,13 +144,27 @@ class DisplacementSolves(DisplacementFamily):
         if not options.check or not backend.eager(x, *self.tensors()):
             return x, SolveInfo("gko", 1, None, tuple(reasons))
         with torch.no_grad():
-            wide = self.detach()._doubled()
+            wide = _steady(self.detach()._doubled())
             eta = eta_of(y.to(x.dtype) - wide.linear(x), x, y.to(x.dtype), wide._norm_bound())
         accepted = limit(out, options.tol)
         if options.method == "auto" and not bool((eta <= accepted).all()):
             return super()._solve_rows(y, options)
         judge(self, eta, "gko", accepted)
         return x, SolveInfo("gko", 1, eta, tuple(reasons))
+
+    def _checked(
+        self, x: torch.Tensor, y: torch.Tensor, method: str, steps: int, options: Options, reasons: Any
+    ) -> SolveInfo:
+        """Of dense LU by the entries that it solved with: products by generators that cancel each other are noise."""
+        if method != "dense" or not options.check or not backend.eager(x, y, *self.tensors()):
+            return super()._checked(x, y, method, steps, options, reasons)
+        with torch.no_grad(), backend.full_precision(x.device):
+            dense = self._wide_dense()
+            wide = torch.promote_types(dense.dtype, backend.compute_dtype(x.dtype))
+            x, y, dense = x.to(wide), y.to(wide), dense.to(wide)
+            eta = eta_of(y - x @ dense.mT, x, y, torch.linalg.matrix_norm(dense))
+        judge(self, eta, method, limit(x.dtype, options.tol))
+        return SolveInfo(method, steps, eta, tuple(reasons))
 
     def _factor(self, method: str) -> Factorisation:
         if not self._uses_gko(method):
@@ -203,7 +223,8 @@ class DisplacementSolves(DisplacementFamily):
             return matrix._solved_transposed(rows, solver) if transposed else matrix._solved(rows, solver)
 
         def factor(g: torch.Tensor, h: torch.Tensor) -> gko.GKO:
-            return _eliminated(g.detach(), h.detach(), self.e, self.f)
+            steady = _steady(self._of((g.detach(), h.detach()), self.e, self.f))
+            return gko.factor(steady.left, steady.right, self.e, self.f)
 
         job = fdet.Job(self.e, self.f, factor, solve, [] if known is None else [known])
         sign, logabs = fdet.slogdet(left, right, job)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from structmat import dispatch
-from structmat._nearest import distance_check
+from structmat._nearest import distance_check, require_square_entries
 from structmat.claims import Claim, Claims
 from structmat.errors import ShapeError
 from structmat.functional import toeplitz as ft
@@ -67,6 +67,9 @@ class HermitianToeplitz(ToeplitzFamily):
     def _properties(self) -> Claims:
         return super()._properties().with_properties({Claim.HERMITIAN})
 
+    def _principal(self, diagonals: torch.Tensor, n: int) -> Matrix:
+        return HermitianToeplitz(diagonals[..., n - 1 :])
+
     def _scale(self, factor: complex | torch.Tensor) -> Matrix:
         s = factor[..., 0] if isinstance(factor, torch.Tensor) and factor.ndim else factor
         if not s.is_complex() if isinstance(s, torch.Tensor) else complex(s).imag == 0:
@@ -83,7 +86,7 @@ class HermitianToeplitz(ToeplitzFamily):
     @classmethod
     def nearest(cls, dense: torch.Tensor) -> "HermitianToeplitz":
         """The mean over diagonal k and the conjugated diagonal -k: the best in the Frobenius norm."""
-        n = dense.shape[-1]
+        n = require_square_entries(dense, "HermitianToeplitz.nearest")
         means = ft.diagonal_means(dense)
         return cls((means[..., n - 1 :] + means[..., :n].flip(-1).conj().resolve_conj()) / 2)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from structmat import backend, dispatch
-from structmat._nearest import distance_check
+from structmat._nearest import distance_check, require_square_entries
 from structmat.claims import Claim, Claims
 from structmat.errors import DtypeError, ShapeError, StructureError
 from structmat.functional import circulant as fc
@@ -156,6 +156,7 @@ class OrthogonalCirculant(CirculantFamily):
         """
         if dense.is_complex():
             raise DtypeError(f"OrthogonalCirculant.nearest: a real matrix is needed, got {dense.dtype}")
+        require_square_entries(dense, "OrthogonalCirculant.nearest")
         column = fc.nearest_column(dense.to(backend.compute_dtype(dense.dtype)), f)
         single, chosen = fc.separated(fc.eigenvalues(column, f), f)
         signs = []

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from structmat import dispatch
-from structmat._nearest import distance_check
+from structmat._nearest import distance_check, require_square_entries
 from structmat.claims import Claim, Claims
 from structmat.errors import ShapeError
 from structmat.functional import toeplitz as ft
@@ -102,7 +102,7 @@ class SymmetricToeplitz(ToeplitzFamily):
     Stores:   column (*batch, n), each number once.
     Shape:    (*batch, n, n).      Claims: symmetric; displacement rank 2. ``assume(Claim.POSITIVE_DEFINITE)`` solves by
               preconditioned conjugate gradients.
-    Cost:     as Toeplitz.         Closed: X + X, s X, X * X, transpose; X + Toeplitz -> Toeplitz.
+    Cost:     as Toeplitz.         Closed: X + X, s X, X * X, transpose, principal slices; X + Toeplitz -> Toeplitz.
     Example:
         >>> sm.SymmetricToeplitz(torch.tensor([2.0, 1.0])).to_dense()
         tensor([[2., 1.],
@@ -133,6 +133,9 @@ class SymmetricToeplitz(ToeplitzFamily):
     def _properties(self) -> Claims:
         return super()._properties().with_properties({Claim.SYMMETRIC})
 
+    def _principal(self, diagonals: torch.Tensor, n: int) -> Matrix:
+        return SymmetricToeplitz(diagonals[..., n - 1 :])
+
     def _scale(self, factor: complex | torch.Tensor) -> Matrix:
         return SymmetricToeplitz(
             self.column * (factor[..., 0] if isinstance(factor, torch.Tensor) and factor.ndim else factor)
@@ -146,7 +149,7 @@ class SymmetricToeplitz(ToeplitzFamily):
     @classmethod
     def nearest(cls, dense: torch.Tensor) -> "SymmetricToeplitz":
         """The mean over both diagonals k and -k: the best in the Frobenius norm."""
-        n = dense.shape[-1]
+        n = require_square_entries(dense, "SymmetricToeplitz.nearest")
         means = ft.diagonal_means(dense)
         return cls((means[..., n - 1 :] + means[..., :n].flip(-1)) / 2)
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from structmat import backend, dispatch
+from structmat._iterative import given_rows
 from structmat._least_squares import lstsq_rows
 from structmat.claims import Claim, Claims
 from structmat.errors import ShapeError, SolveError, StructureError
@@ -23,6 +24,8 @@ from structmat.solving import DenseFactorisation, Factorisation, Options, SolveI
 from structmat.types.toeplitz_factor_family import ToeplitzFactorisation
 
 __all__ = ["ToeplitzFamily"]
+
+_KEPT = frozenset({Claim.SYMMETRIC, Claim.HERMITIAN, Claim.POSITIVE_DEFINITE})  # by principal submatrices
 
 
 class ToeplitzFamily(Matrix):
@@ -65,7 +68,7 @@ class ToeplitzFamily(Matrix):
         for name in ("preconditioner", "start", "max_steps", "callback"):
             if getattr(options, name) is not None and options.method in ("levinson", "superfast", "gko"):
                 raise ValueError(f"{self!r}.solve: {name} has no meaning for the direct method {options.method!r}")
-        record = self._record(options, y.dtype)
+        record = self._record(options, y)
         x = fs.solve_rows(self._diagonals(), y, record)
         if options.check and record.backward_error is not None and backend.eager(*tensors):
             judge(self, record.backward_error, record.used, record.accepted)
@@ -118,8 +121,8 @@ class ToeplitzFamily(Matrix):
                 'n^2 memory on solve(method="dense") or torch.linalg on A.to_dense()'
             )
 
-    def _record(self, options: Options, dtype: torch.dtype) -> fs.Record:
-        target = fs.Record().target
+    def _record(self, options: Options, y: torch.Tensor) -> fs.Record:
+        target, dtype = fs.Record().target, y.dtype
         if options.tol is not None:
             target = min(target, options.tol / 2) if options.tol < 1e-12 else options.tol / 2
         elif torch.finfo(backend.compute_dtype(dtype)).eps > 1e-10:
@@ -131,9 +134,8 @@ class ToeplitzFamily(Matrix):
             if not isinstance(double, Matrix) or double.shape[-2:] != self.shape[-2:]:
                 raise ShapeError(f"{self!r}.solve: the preconditioner must be a Matrix of the same size, got {given!r}")
             apply = double.linear
-        start = options.start
-        if start is not None:
-            start = start[None, :] if start.ndim == 1 else start.mT
+        solution = y.to(torch.promote_types(y.dtype, self._diagonals().dtype))
+        start = given_rows(options.start, f"{self!r}.solve", solution, int(self.shape[-1]))
         claims = self.claims
         return fs.Record(
             options.method,
@@ -208,7 +210,8 @@ class ToeplitzFamily(Matrix):
     # -- closed forms ---------------------------------------------------------------------------------------------
 
     def _slice(self, rows: slice, columns: slice) -> Matrix:
-        """Contiguous slices, and slices of one common step, are Toeplitz again."""
+        """Contiguous slices, and slices of one common step, are Toeplitz again; principal ones keep the mirror symmetry
+        and positive definiteness."""
         m, n = self._size()
         r, c = range(*rows.indices(m)), range(*columns.indices(n))
         if r.step != c.step or not r or not c:
@@ -217,8 +220,16 @@ class ToeplitzFamily(Matrix):
         t = self._diagonals()
         first = (r[0] - c[-1]) + n - 1  # the diagonal of the new upper right corner
         index = torch.arange(len(r) + len(c) - 1, device=t.device) * r.step + first
-        cut: Matrix = dispatch.call("toeplitz", t[..., index], len(c))
-        return cut
+        if r != c:
+            cut: Matrix = dispatch.call("toeplitz", t[..., index], len(c))
+            return cut
+        block = self._principal(t[..., index], len(c))
+        return block._vouched((_KEPT & self.claims.properties) - block.claims.properties)
+
+    def _principal(self, diagonals: torch.Tensor, n: int) -> Matrix:
+        """The n x n block of these diagonals, of the type that holds no more than it must."""
+        block: Matrix = dispatch.call("toeplitz", diagonals, n)
+        return block
 
     def prepare(self) -> Matrix:
         return Prepared(self, (fourier.spectrum(self._diagonals(), ft.toeplitz_geometry(*self._size())),))

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from structmat import backend, dispatch
+from structmat import backend, dispatch, solving
 from structmat._indexing import positions
 from structmat._shell import require_square
 from structmat.errors import NotStructuredError, ShapeError, SolveError, StructureError
@@ -14,6 +14,7 @@ from structmat.functional.determinants import LogDeterminant, slogdet
 from structmat.functional.implicit import implicit_solve
 from structmat.matrix import Matrix
 from structmat.solving import DenseFactorisation, Factorisation, Options, SolveInfo
+from structmat.types.circulant_family import refined
 from structmat.types.solver_family import SolverFactorisation, double, is_half
 
 __all__ = ["Vandermonde"]
@@ -87,16 +88,30 @@ class Vandermonde(Matrix):
         if options.method == "dense" or (options.method == "auto" and self._is_small() and not backend.eager(y)):
             return super()._solve_rows(y, options)
         options.refuse_iterative(f"{self!r}.solve", "bjorck-pereyra")
-        x = implicit_solve(self._wide(), double(y), Vandermonde._solver)
+        x, steps = self._divided(double(y), options)
         x = x.to(torch.promote_types(y.dtype, self.nodes.dtype))
         reasons = ("divided differences in Leja's order",)
         try:
-            return x, self._checked(x, y, "bjorck-pereyra", 1, options, reasons)
+            return x, self._checked(x, y, "bjorck-pereyra", steps, options, reasons)
         except SolveError as error:
             if options.method == "auto" and self._is_small():
                 x, info = super()._solve_rows(y, options)
                 return x, SolveInfo(info.method, info.steps, info.backward_error, (*reasons, str(error), *info.reasons))
             raise
+
+    def _divided(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, int]:
+        """By divided differences, refined where values may be read and the backward error is large; the steps."""
+        wide = self._wide()
+        kept = wide.detach()._solver() if backend.eager(y, self.nodes) else None
+
+        def once(rows: torch.Tensor) -> torch.Tensor:
+            return implicit_solve(wide, rows, Vandermonde._solver, kept)
+
+        x = once(y)
+        if kept is None or not options.check:
+            return x, 1
+        x, _, more = refined(wide, x, y, once, solving.limit(torch.float64, options.tol) / 4)
+        return x, 1 + more
 
     def _factor(self, method: str) -> Factorisation:
         if method == "dense" or not backend.eager(self.nodes):
