@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -37,11 +37,15 @@ class TuckerMatrix(Matrix):
     References: T. G. Kolda and B. W. Bader, Tensor decompositions and applications, 2009, equation 4.2.
     """
 
-    core: ClassVar[Mapping[str, int]] = {"kernel": 1, "factors": 2}
     kernel: torch.Tensor
     factors: tuple[torch.Tensor, ...]
     rows: ft.Sizes
     columns: ft.Sizes
+
+    @property
+    def core(self) -> Mapping[str, int]:  # type: ignore[override]
+        """How many trailing dimensions of each tensor are not batch: those of the kernel are the modes."""
+        return {"kernel": len(self.factors), "factors": 2}
 
     def _validate(self) -> None:
         order = len(self.factors)
@@ -62,11 +66,6 @@ class TuckerMatrix(Matrix):
     def dims(self) -> ft.Sizes:
         """The sizes of the modes."""
         return tuple([u.shape[-2] for u in self.factors])
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        lead = self.kernel.shape[: self.kernel.ndim - len(self.factors)]
-        return torch.broadcast_shapes(lead, *(u.shape[:-2] for u in self.factors))
 
     @property
     def shape(self) -> torch.Size:
