@@ -62,6 +62,38 @@ def test_index_logic_is_exact(shapes: list[tuple[int, int]], seed: int, data: st
             assert (fk.apply(x, steps, order, flat).numpy() == x.numpy() @ wanted.T % P).all()
 
 
+@given(SHAPES, st.integers(1, 9), st.integers(0, 100))
+def test_columns_from_the_left_are_exact(shapes: list[tuple[int, int]], k: int, seed: int) -> None:
+    """The other layout, modulo 10007: dense factors multiply columns."""
+    drawn = torch.Generator().manual_seed(seed)
+    factors = [torch.randint(P, s, generator=drawn) for s in shapes]
+    wanted = factors[0].numpy()
+    for factor in factors[1:]:
+        wanted = numpy.kron(wanted, factor.numpy()) % P
+    x = torch.randint(P, (wanted.shape[1], k), generator=drawn)
+    lefts: list[fk.Left] = [(lambda z, f=f: torch.matmul(f, z) % P, *f.shape) for f in factors]  # type: ignore[misc]
+    assert (fk.apply_left(x, lefts).numpy() == wanted @ x.numpy() % P).all()
+
+
+@pytest.mark.parametrize("columns", [7, 8, 9])
+def test_columns_and_rows_agree(columns: int) -> None:
+    """On both sides of the number of columns from which the layout changes; complex columns, half, derivatives."""
+    a = sm.kron(_numbers(3, 3), _numbers(2, 2, seed=1))
+    for dtype in (F64, C128):
+        x = _numbers(6, columns, dtype=dtype)
+        assert_close(a @ x, a.linear(x.mT.contiguous()).mT, 1e3 * EPS, "columns")
+    low = a.to(torch.bfloat16)
+    half = x.real.bfloat16()
+    assert (low @ half).dtype == torch.bfloat16
+    gap = (low @ half).double() - dense_of(low) @ half.double()
+    assert float(gap.norm()) <= 8 * torch.finfo(torch.bfloat16).eps * magnitude_of(a) * float(half.double().norm())
+    assert_gradients(lambda m, v: m @ v, (a, x.real.contiguous()))
+    found = torch.func.vmap(lambda v: a @ v)(torch.stack((x, 2 * x)))
+    assert_close(found, torch.stack((a @ x, 2 * (a @ x))), 1e3 * EPS, "vmap")
+    compiled = torch.compile(lambda m, v: m.linear(v.mT).mT, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(a, x), a @ x, 1e3 * EPS, "compiled")
+
+
 @given(SHAPES)
 def test_the_order_is_the_cheapest(shapes: list[tuple[int, int]]) -> None:
     """Against every order, for dense factors."""

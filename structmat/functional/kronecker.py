@@ -10,11 +10,15 @@ import torch
 
 from structmat import backend
 
-__all__ = ["Step", "apply", "cheapest_order", "nearest", "outer", "rearranged"]
+__all__ = ["Left", "Step", "apply", "apply_left", "cheapest_order", "nearest", "outer", "rearranged"]
 
 # One factor: its product with rows ``(..., n) -> (..., m)``, m, n, and whether it holds a batch (then it takes
 # ``(*batch, k, n)`` alone).
 Step = tuple[Callable[[torch.Tensor], torch.Tensor], int, int, bool]
+
+
+# The product of a dense factor from the left, ``(..., n, k) -> (..., m, k)``, m and n.
+Left = tuple[Callable[[torch.Tensor], torch.Tensor], int, int]
 
 
 def cheapest_order(sizes: Sequence[tuple[int, int]], costs: Sequence[float]) -> list[int]:
@@ -63,13 +67,26 @@ def _in_turn(x: torch.Tensor, steps: Sequence[Step]) -> torch.Tensor:
     """All leading axes of x are one, r, put last: ``(n_1, ..., n_L, r)``. A factor takes the first axis and leaves its
     own last, ``(n_2, ..., n_L, r, m_1)``, so that after all of them r is first and nothing was moved in between."""
     rows = math.prod(x.shape[:-1])
-    total = math.prod(n for _, _, n, _ in steps) * rows
+    total = math.prod([n for _, _, n, _ in steps]) * rows
     z = x.reshape(rows, x.shape[-1]).mT
     for product, m, n, _ in steps:
         rest = total // n if n else 0
         z = product(z.reshape(n, rest).mT)
         total = rest * m
-    return z.reshape(*x.shape[:-1], math.prod(m for _, m, _, _ in steps))
+    return z.reshape(*x.shape[:-1], math.prod([m for _, m, _, _ in steps]))
+
+
+def apply_left(columns: torch.Tensor, factors: Sequence[Left]) -> torch.Tensor:
+    """``(A_1 kron ... kron A_L) X`` for columns X ``(N, k)`` and dense factors without a batch: one (batched) matrix
+    product each, from the first to the last, with no copy. Each of them has at least k columns: good from about 8 on.
+    """
+    n, k = (int(s) for s in columns.shape)
+    z, before, after = columns, 1, n * k
+    for left, m, size in factors:
+        after //= size
+        z = left(z.reshape(size, after)) if before == 1 else left(z.reshape(before, size, after))
+        before *= m
+    return z.reshape(before, k)
 
 
 def outer(vectors: Sequence[torch.Tensor], add: bool = False) -> torch.Tensor:
@@ -100,7 +117,7 @@ def nearest(dense: torch.Tensor, shapes: Sequence[tuple[int, int]], terms: int =
     wide = dense.to(backend.compute_dtype(dense.dtype))
     if len(shapes) == 1:
         return [[wide]]
-    rest = (math.prod(m for m, _ in shapes[1:]), math.prod(n for _, n in shapes[1:]))
+    rest = (math.prod([m for m, _ in shapes[1:]]), math.prod([n for _, n in shapes[1:]]))
     u, s, vh = torch.linalg.svd(rearranged(wide, shapes[0], rest), full_matrices=False)
     found = []
     count = len(shapes)

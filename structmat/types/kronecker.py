@@ -1,5 +1,6 @@
 """Kronecker products of any number of matrices of any types."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ from structmat.matrix import Matrix, matmul
 from structmat.solving import Factorisation, Options, SolveInfo
 
 __all__ = ["Kronecker", "KroneckerFactorisation"]
+
+
+_COLUMNS = 8  # from so many columns on, dense factors multiply them from the left (measured)
 
 
 class Kronecker(Matrix):
@@ -46,7 +50,7 @@ class Kronecker(Matrix):
     @property
     def shape(self) -> torch.Size:
         sizes = [f.shape[-2:] for f in self.factors]
-        return torch.Size((*self.batch_shape, math.prod(s[0] for s in sizes), math.prod(s[1] for s in sizes)))
+        return torch.Size((*self.batch_shape, math.prod([s[0] for s in sizes]), math.prod([s[1] for s in sizes])))
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -75,7 +79,22 @@ class Kronecker(Matrix):
         return x.dtype if self.dtype is None else torch.promote_types(x.dtype, self.dtype)
 
     def linear(self, x: torch.Tensor) -> torch.Tensor:
-        return self._apply(x, [f.linear for f in self.factors], flat=False).to(self._out(x))
+        columns = x.ndim == 2 and x.shape[0] >= _COLUMNS and x.stride(0) == 1 and x.shape[1] > 0  # A @ X passes X.mT
+        found = self._by_entries(x) if columns else None
+        return (found if found is not None else self._apply(x, [f.linear for f in self.factors], False)).to(
+            self._out(x)
+        )
+
+    def _by_entries(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The product where every factor is dense, square and without a batch; else None."""
+        lefts = []
+        for factor in self.factors:
+            left = dispatch.lookup("left_product", type(factor))
+            m, n = (int(s) for s in factor.shape[-2:])
+            if left is None or m != n or len(factor.shape) > 2:
+                return None
+            lefts.append((functools.partial(left, factor), m, n))
+        return fk.apply_left(x.mT.to(backend.compute_dtype(x.dtype)), lefts).mT
 
     def transpose(self) -> Matrix:
         return Kronecker(tuple(f.transpose() for f in self.factors))
@@ -194,7 +213,7 @@ class Kronecker(Matrix):
         known, square = self.factors[0].claims, self._all_square()
         for other in self.factors[1:]:
             known = survive.kron(known, other.claims, square=square)
-        rank = math.prod(f.rank_bound() for f in self.factors)
+        rank = math.prod([f.rank_bound() for f in self.factors])
         low = rank < min(self.shape[-2:])
         properties = known.properties if len(self.factors) > 1 else self.factors[0].claims.properties
         return Claims(properties, rank if low else None, {})
@@ -231,7 +250,7 @@ class Kronecker(Matrix):
         Two factors: the best in the Frobenius norm, its error the tail of the singular values of the rearrangement.
         More: split off one after the other, within ``sqrt(L - 1)`` of the best (``functional.kronecker.nearest``).
         """
-        m, n = math.prod(s[0] for s in shapes), math.prod(s[1] for s in shapes)
+        m, n = math.prod([s[0] for s in shapes]), math.prod([s[1] for s in shapes])
         if not shapes or tuple(dense.shape[-2:]) != (m, n):
             raise ShapeError(f"Kronecker.nearest: factors of {tuple(shapes)} make {m} x {n}, got {tuple(dense.shape)}")
         if terms < 1 or (terms > 1 and len(shapes) != 2):
