@@ -71,13 +71,23 @@ class Value:
 
     def _check_fields(self) -> None:
         first: torch.Tensor | None = None
+        leads: list[torch.Size] = []
         for name, least in self.core.items():
             value = getattr(self, name)
-            if isinstance(value, tuple):
+            if isinstance(value, (tuple, torch.Tensor)):
                 for tensor in _leaves(value):
                     first = self._check_tensor(name, least, tensor, first)
-            elif isinstance(value, torch.Tensor):
-                first = self._check_tensor(name, least, value, first)
+                    if tensor.ndim > least:
+                        leads.append(tensor.shape[: tensor.ndim - least])
+        if len(leads) > 1 and not torch.compiler.is_compiling():
+            self._check_batches(leads)
+
+    def _check_batches(self, leads: list[torch.Size]) -> None:
+        try:
+            torch.broadcast_shapes(*leads)
+        except RuntimeError as error:
+            shown = ", ".join(str(tuple(lead)) for lead in dict.fromkeys(leads))
+            raise ShapeError(f"{type(self).__name__}: the batch shapes {shown} do not broadcast") from error
 
     def _check_tensor(self, name: str, least: int, tensor: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
         """One tensor against the number of its dimensions and against the first tensor; returns the first."""

@@ -64,8 +64,9 @@ def wy_factor(vectors: torch.Tensor, phases: torch.Tensor | None = None) -> torc
 def blocks(vectors: torch.Tensor, phases: torch.Tensor | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The blocks ``(vectors, T)`` of a product, first reflector first."""
     vectors = normalised(vectors)
-    if phases is not None:
-        vectors = vectors.to(backend.complex_of(vectors.dtype))
+    if phases is not None:  # which may be batched where the vectors are not
+        lead = torch.broadcast_shapes(vectors.shape[:-2], phases.shape[:-1])
+        vectors = vectors.to(backend.complex_of(vectors.dtype)).expand(*lead, *vectors.shape[-2:])
     size = max(1, block_size(vectors.shape[-2]))
     pieces = []
     for start in range(0, vectors.shape[-2], size):
@@ -84,7 +85,8 @@ def rotate_rows(x: torch.Tensor, vectors: torch.Tensor, phases: torch.Tensor | N
     out = torch.promote_types(x.dtype, vectors.dtype if phases is None else backend.complex_of(vectors.dtype))
     wide = backend.compute_dtype(out)
     if 0 in vectors.shape:
-        return x.to(out).expand(*torch.broadcast_shapes(x.shape[:-2], vectors.shape[:-2]), *x.shape[-2:])
+        lead = vectors.shape[:-2] if phases is None else torch.broadcast_shapes(vectors.shape[:-2], phases.shape[:-1])
+        return x.to(out).expand(*torch.broadcast_shapes(x.shape[:-2], lead), *x.shape[-2:])
     with backend.full_precision(x.device):
         v = vectors.to(wide if vectors.is_complex() else backend.real_of(wide))
         p = None if phases is None else phases.to(backend.real_of(wide))

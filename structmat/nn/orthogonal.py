@@ -32,7 +32,8 @@ def orthogonal(module: nn.Module, name: str = "weight", kind: str = "householder
     skew-Hermitian matrix), "butterfly" (the same with an orthogonal butterfly in mixed radix: about p log p numbers for
     p = max(m, n), not every rotation; a prime factor above 64 leaves some coordinates in place).
     The start is the Q of the weight's QR factorisation with a positive diagonal: an orthogonal weight stays as it is.
-    Returns the module. Orthogonality error at most ``8 eps (1 + sqrt(ops))``, at every size of the parameters, with
+    Returns the module; a frozen weight stays frozen.
+    Orthogonality error at most ``8 eps (1 + sqrt(ops))``, at every size of the parameters, with
     weight decay, and for parameters stored in half precision up to the rounding of the weight itself. Assigning a
     tensor to the weight starts again from it; ``remove_orthogonal`` makes it a plain parameter.
 
@@ -54,7 +55,7 @@ def orthogonal(module: nn.Module, name: str = "weight", kind: str = "householder
         raise StructureError(f"nn.orthogonal: {base.__name__} has no parameter {name!r}; it has {legal or 'none'}")
     if weight.ndim < 2 or 0 in weight.shape:
         raise ShapeError(f"nn.orthogonal: {base.__name__}.{name} has shape {tuple(weight.shape)}, a matrix is needed")
-    frame = Frame(weight.detach(), kind)
+    frame = Frame(weight.detach(), kind).requires_grad_(weight.requires_grad)
     del module._parameters[name]
     module.add_module(_place(name), frame)
     module.__class__ = _class_of(base, (*names, name))
@@ -66,11 +67,12 @@ def remove_orthogonal(module: nn.Module, name: str = "weight") -> nn.Module:
     base, names = _made_of(module)
     if name not in names:
         raise StructureError(f"nn.remove_orthogonal: {base.__name__}.{name} is not orthogonal by nn.orthogonal")
-    value = getattr(module, name).detach().clone()
+    value = getattr(module, name)
+    trained = any(p.requires_grad for p in module._modules[_place(name)].parameters())  # type: ignore[union-attr]
     rest = tuple(n for n in names if n != name)
     module.__class__ = _class_of(base, rest) if rest else base
     del module._modules[_place(name)]
-    module.register_parameter(name, nn.Parameter(value))
+    module.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=trained))
     return module
 
 

@@ -18,7 +18,16 @@ from structmat.functional import orthogonal as fo
 from structmat.lazy import Prepared
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
-from structmat.types.butterfly_family import block_shapes, check_axes, check_blocks, digits_of, mixed, plan_of
+from structmat.types.butterfly_family import (
+    block_shapes,
+    check_axes,
+    check_blocks,
+    check_skew,
+    digits_of,
+    mixed,
+    plan_of,
+    require_positive,
+)
 
 __all__ = ["Butterfly"]
 
@@ -256,7 +265,9 @@ class Butterfly(Matrix):
 
     @classmethod
     def identity(cls, m: int, n: int | None = None, digits: fb.Digits | None = None, **options: Any) -> "Butterfly":
-        """The start of training: identity blocks, in mixed radix or on the digits given (then m is their product)."""
+        """The start of training: identity blocks, in mixed radix or on the digits given (then m is their product).
+
+        The identity matrix for m = n; for other sizes blocks of ones on the diagonal keep some of the coordinates."""
         if digits is not None and math.prod(digits) != m:
             raise ShapeError(f"Butterfly.identity({m}, digits={digits}): the digits multiply to {math.prod(digits)}")
         rows, columns, tail = (digits, digits, 0) if digits is not None else mixed(m, m if n is None else n)
@@ -266,6 +277,7 @@ class Butterfly(Matrix):
     @classmethod
     def monarch(cls, m: int, n: int | None = None, *, generator: Any = None, **options: Any) -> "Butterfly":
         """Two factors on two digits as near to the square root as divisors allow, the last digit first: random."""
+        require_positive(m, m if n is None else n)
         rows, digits = fp.balanced(m), fp.balanced(m if n is None else n)
         shapes = ((digits[0], rows[1], digits[1]), (rows[1], rows[0], digits[0]))
         blocks = tuple(torch.randn(s, generator=generator, **options) / math.sqrt(s[-1]) for s in shapes)
@@ -304,15 +316,11 @@ class Butterfly(Matrix):
         cls, skew: tuple[torch.Tensor, ...], digits: fb.Digits, axes: tuple[fb.Digits, ...] | None = None, tail: int = 0
     ) -> Self:
         """An orthogonal butterfly of any size: blocks ``(I - K)(I + K)^-1`` from strictly lower triangles
-        ``(*batch, rest, p (p - 1) / 2)``, one a factor (by default one a digit); it claims to be orthogonal."""
+        ``(*batch, rest, p (p - 1) / 2)``, one a factor (by default one a digit); it claims to be orthogonal
+        (to the rounding of the blocks: convert entries held in half precision first)."""
         axes = tuple((k,) for k in range(len(digits))) if axes is None else axes
         sizes = [math.prod(digits[a] for a in where) for where in axes]
-        for k, (entries, p) in enumerate(zip(skew, sizes, strict=True)):
-            if entries.shape[-1] != p * (p - 1) // 2:
-                raise ShapeError(
-                    f"Butterfly.from_skew: skew[{k}] has {entries.shape[-1]} entries a block, p = {p} needs "
-                    f"p (p - 1) / 2 = {p * (p - 1) // 2}"
-                )
+        check_skew([int(entries.shape[-1]) for entries in skew], sizes)
         blocks = tuple(fo.cayley(fo.skew(entries, p)) for entries, p in zip(skew, sizes, strict=True))
         return cls(blocks, digits, axes, None, tail).assume(Claim.ORTHOGONAL)
 

@@ -5,7 +5,7 @@ import math
 import torch
 
 from structmat import backend
-from structmat.errors import ShapeError
+from structmat.errors import DtypeError, ShapeError
 from structmat.functional import butterfly as fb
 from structmat.functional import butterfly_apply as fa
 from structmat.functional import butterfly_peel as fp
@@ -14,11 +14,13 @@ __all__ = [
     "block_shapes",
     "check_axes",
     "check_blocks",
+    "check_skew",
     "digits_of",
     "legal_blocks",
     "mixed",
     "most_factors",
     "plan_of",
+    "require_positive",
     "why_illegal",
 ]
 
@@ -61,6 +63,19 @@ def check_blocks(name: str, shapes: list[tuple[int, ...]], digits: fb.Digits, ax
             now = fb.resized(now, where, shape[-2])
         except ValueError as error:
             raise ShapeError(f"{name}: blocks[{k}] of shape {tuple(shape)}: {error}") from error
+
+
+def check_skew(entries: list[int], sizes: list[int]) -> None:
+    """ShapeError for triangles of skew-symmetric blocks that do not fit: p (p - 1) / 2 entries for a block of size p,
+    one tensor a factor."""
+    if len(entries) != len(sizes):
+        raise ShapeError(f"Butterfly.from_skew: {len(entries)} tensors of entries for {len(sizes)} factors")
+    for k, (count, p) in enumerate(zip(entries, sizes, strict=True)):
+        if count != p * (p - 1) // 2:
+            raise ShapeError(
+                f"Butterfly.from_skew: skew[{k}] has {count} entries a block, p = {p} needs "
+                f"p (p - 1) / 2 = {p * (p - 1) // 2}"
+            )
 
 
 def legal_blocks(d: int, factors: int) -> list[int]:
@@ -110,10 +125,15 @@ def plan_of(plan: fa.Program, columns: int, itemsize: int) -> backend.Plan:
     return backend.Plan(path, reason, flops, moved)
 
 
-def mixed(m: int, n: int) -> tuple[fb.Digits, fb.Digits, int]:
-    """Digits of rows and columns in mixed radix, and the tail of a square matrix with a large prime factor."""
+def require_positive(m: int, n: int) -> None:
+    """ValueError for sizes below 1."""
     if m < 1 or n < 1:
         raise ValueError(f"Butterfly: the sizes must be positive, got {m} x {n}")
+
+
+def mixed(m: int, n: int) -> tuple[fb.Digits, fb.Digits, int]:
+    """Digits of rows and columns in mixed radix, and the tail of a square matrix with a large prime factor."""
+    require_positive(m, n)
     order = fp.smooth_below(n, _LARGEST_PRIME) if m == n else n
     rows, columns = fp.digit_pairs(m if m != n else order, order)
     return rows, columns, n - order
@@ -129,6 +149,8 @@ def digits_of(dense: torch.Tensor, digits: fb.Digits | None, rows: fb.Digits | N
     """The digits asked for, checked against the size, or every prime factor one."""
     if dense.ndim < 2:
         raise ShapeError(f"Butterfly: a matrix (*batch, m, n) is needed, got shape {tuple(dense.shape)}")
+    if not (dense.is_floating_point() or dense.is_complex()):
+        raise DtypeError(f"Butterfly: the matrix must be floating point or complex, got {dense.dtype}")
     m, n = (int(s) for s in dense.shape[-2:])
     if digits is None and rows is None:
         rows, digits = fp.digit_pairs(m, n)

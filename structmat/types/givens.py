@@ -48,10 +48,10 @@ class GivensProduct(Matrix):
                 f"(shape {tuple(self.angles.shape)}); there is one angle a plane"
             )
         for plane in self.planes:
-            i, j = plane
-            if i == j or not (0 <= i < self.n and 0 <= j < self.n):
+            whole = len(plane) == 2 and all(isinstance(index, int) for index in plane)
+            if not whole or plane[0] == plane[1] or not (min(plane) >= 0 and max(plane) < self.n):
                 raise ShapeError(
-                    f"GivensProduct: the plane {plane!r} needs two different indices from 0 to {self.n - 1}"
+                    f"GivensProduct: the plane {plane!r} needs two different indices, ints from 0 to {self.n - 1}"
                 )
 
     @property

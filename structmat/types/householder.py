@@ -8,7 +8,7 @@ import torch
 
 from structmat import backend, dispatch
 from structmat.claims import Claim, Claims
-from structmat.errors import NotStructuredError, ShapeError
+from structmat.errors import DtypeError, NotStructuredError, ShapeError
 from structmat.functional import householder as fh
 from structmat.functional import qr
 from structmat.lazy import Prepared
@@ -179,6 +179,10 @@ class HouseholderProduct(Matrix):
         if dense.ndim != 2 or dense.shape[0] != dense.shape[1]:
             raise ShapeError(
                 f"HouseholderProduct.from_dense: one square matrix (n, n) is needed, got shape {tuple(dense.shape)}"
+            )
+        if not (dense.is_floating_point() or dense.is_complex()):
+            raise DtypeError(
+                f"HouseholderProduct.from_dense: the matrix must be floating point or complex, got {dense.dtype}"
             )
         n = dense.shape[0]
         wide = dense.to(torch.promote_types(dense.dtype, torch.float64))

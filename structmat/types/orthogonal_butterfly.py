@@ -201,6 +201,8 @@ class OrthogonalButterfly(Matrix):
         """(b, m) that "auto" and None stand for. Raises ValueError naming the nearest legal values."""
         if block != "auto" and not isinstance(block, int):
             raise ValueError(f'OrthogonalButterfly: block must be an int or "auto", got {block!r}')
+        if factors is not None and not isinstance(factors, int):
+            raise ValueError(f"OrthogonalButterfly: factors must be an int or None, got {factors!r}")
         if block == "auto":
             legal = legal_blocks(d, 1 if factors is None else factors)
             legal = [b for b in legal if b > 1] or legal  # a block of size 1 has no freedom
