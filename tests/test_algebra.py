@@ -47,6 +47,11 @@ def _square(n: int, dtype: torch.dtype, batch: tuple[int, ...]) -> list[Matrix]:
         sm.Sum((sm.HouseholderProduct(t(2, n)), sm.Diagonal(t(n)))),
         sm.Scaled(sm.HouseholderProduct(t(1, n)), -1.0),
         sm.Toeplitz(t(2 * n - 1), n).prepare(),
+        sm.Zero(n, n),
+        sm.Zero(n, n, dtype, batch=batch),
+        sm.Permutation(torch.arange(n).flip(0)),
+        sm.BlockDiagonal(t(1, n, n)),
+        sm.kron(t(1, 1), t(n, n)),
     ]
 
 
