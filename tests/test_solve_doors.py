@@ -169,3 +169,19 @@ def test_principal_slices_keep_what_is_known(cut: slice) -> None:
         x, info = sm.linalg.solve(block, torch.ones(block.shape[-1], dtype=F64), return_info=True)
         assert info.method.startswith("cg") and float((block @ x - 1).abs().max()) <= 1e-13
         assert definite not in a[:280, 10:290].claims.properties
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), complex(0, float("inf"))])
+def test_numbers_of_an_operator_are_finite(number: complex) -> None:
+    g = torch.ones(3, 1, dtype=F64)
+    with pytest.raises(ValueError, match="Circulant: f must be finite"):
+        sm.Circulant(g[:, 0], number)
+    for pair in ((number, 1), (1, number)):
+        with pytest.raises(ValueError, match=r"LowDisplacementRank: [ef] must be finite"):
+            sm.LowDisplacementRank(g, g, *pair)
+
+
+@pytest.mark.parametrize("tol", [-1.0, float("nan")])
+def test_recompress_names_a_negative_tolerance(tol: float) -> None:
+    with pytest.raises(ValueError, match="recompress: tol, a relative distance, must not be negative"):
+        sm.LowDisplacementRank(torch.eye(5, 2, dtype=F64), torch.eye(5, 2, dtype=F64)).recompress(tol=tol)

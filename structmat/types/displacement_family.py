@@ -151,6 +151,8 @@ class DisplacementFamily(Matrix):
         """
         if torch.compiler.is_compiling():
             raise StructureError(f"{self!r}.recompress under torch.compile: the rank is read from values")
+        if tol is not None and not tol >= 0:
+            raise ValueError(f"{self!r}.recompress: tol, a relative distance, must not be negative, got {tol!r}")
         if self.left.shape[-1] == 0:
             return self
         wide = backend.compute_dtype(self.left.dtype)
