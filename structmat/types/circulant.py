@@ -1,6 +1,5 @@
 """f-circulant matrices: circulant for f = 1, skew-circulant for f = -1."""
 
-import cmath
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -54,7 +53,7 @@ class Circulant(CirculantFamily):
     def _validate(self) -> None:
         if isinstance(self.f, bool) or not isinstance(self.f, (numbers.Complex, torch.SymInt, torch.SymFloat)):
             raise ValueError(f"Circulant: f must be a Python number (1 circulant, -1 skew-circulant), got {self.f!r}")
-        if isinstance(self.f, numbers.Complex) and not cmath.isfinite(self.f):
+        if self.f - self.f != 0:  # infinite or NaN, in a form that traces
             raise ValueError(f"Circulant: f must be finite, got {self.f!r}")
         if self.column.shape[-1] == 0:
             raise ValueError("Circulant: column must have at least one entry")

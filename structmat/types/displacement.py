@@ -1,6 +1,5 @@
 """Matrices of low displacement rank: everything that becomes a sum of products of two f-circulants."""
 
-import cmath
 import numbers
 from collections.abc import Mapping
 from typing import ClassVar
@@ -61,7 +60,7 @@ class LowDisplacementRank(DisplacementSolves):
         for name, number in (("e", self.e), ("f", self.f)):
             if isinstance(number, bool) or not isinstance(number, (numbers.Complex, torch.SymInt, torch.SymFloat)):
                 raise ValueError(f"LowDisplacementRank: {name} must be a nonzero Python number, got {number!r}")
-            if isinstance(number, numbers.Complex) and not cmath.isfinite(number):
+            if number - number != 0:  # infinite or NaN, in a form that traces
                 raise ValueError(f"LowDisplacementRank: {name} must be finite, got {number!r}")
         if self.e == 0 or self.f == 0 or self.e == self.f:
             raise ValueError(
