@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 import structmat as sm
+from structmat.nn.orthogonal import KINDS
 from structmat.testing import assert_orthogonal
 from structmat.testing.reference import dense_of
 
@@ -99,3 +102,50 @@ def test_the_determinant_keeps_the_digits_of_large_phases() -> None:
     sign, logabs = sm.HouseholderProduct(vectors, phases).slogdet()
     assert abs(complex(sign) - complex(exact)) <= 63 * torch.finfo(torch.float32).eps
     assert float(logabs) == 0
+
+
+def _compiled_is_eager(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], t: torch.Tensor) -> None:
+    torch._dynamo.reset()
+    x = torch.randn(3, 8, generator=_generator(1), dtype=F64)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    leaves = [t.clone().requires_grad_() for _ in range(2)]
+    outs = [f(leaf, x) for f, leaf in zip((function, compiled), leaves, strict=True)]
+    grads = [torch.autograd.grad(out.pow(3).sum(), leaf)[0] for out, leaf in zip(outs, leaves, strict=True)]
+    for a, b in (outs, grads):
+        assert float((a - b).detach().norm()) <= 1e3 * EPS * (1 + float(a.detach().norm()))
+    vmapped = torch.func.vmap(function, in_dims=(0, None))(torch.stack([t, 2 * t]), x)
+    assert float((vmapped[1] - function(2 * t, x)).norm()) <= 1e3 * EPS * float(x.norm())
+    rate = torch.func.jvp(lambda t: function(t, x), (t,), (t,))[1]
+    step = 1e-6
+    difference = (function((1 + step) * t, x) - function((1 - step) * t, x)) / (2 * step)
+    assert float((rate - difference).norm()) <= 1e-7 * (1 + float(rate.norm()))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda t, x: sm.OrthogonalButterfly(t).transpose().linear(x),
+        lambda t, x: sm.OrthogonalButterfly(t).to_givens().linear(x),
+        lambda t, x: sm.OrthogonalButterfly(t).to_givens().to_butterfly().linear(x),
+        lambda t, x: sm.OrthogonalButterfly(t).to_givens().to_householder().linear(x),
+        lambda t, x: sm.Butterfly.from_skew((t[0], t[1]), (2, 4), ((0,), (0,))).linear(x),
+    ],
+    ids=["butterfly", "givens", "back", "householder", "from_skew"],
+)
+def test_conversions_under_every_transform(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    """``from_skew`` once did not trace."""
+    _compiled_is_eager(function, torch.randn(3, 4, 1, generator=_generator(), dtype=F64))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_orthogonal_weights_under_every_transform(kind: str) -> None:
+    """A butterfly's weight once did not trace."""
+    torch.manual_seed(0)
+    layer = sm.nn.orthogonal(torch.nn.Linear(8, 6, bias=False, dtype=F64), kind=kind)
+    (name,) = dict(layer.named_parameters()) if kind != "butterfly" else ("weight_frame.skew_0",)
+
+    def function(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.func.functional_call(layer, {name: t}, (x,))
+        return found
+
+    _compiled_is_eager(function, torch.randn_like(dict(layer.named_parameters())[name]))

@@ -319,7 +319,7 @@ class Butterfly(Matrix):
         ``(*batch, rest, p (p - 1) / 2)``, one a factor (by default one a digit); it claims to be orthogonal
         (to the rounding of the blocks: convert entries held in half precision first)."""
         axes = tuple((k,) for k in range(len(digits))) if axes is None else axes
-        sizes = [math.prod(digits[a] for a in where) for where in axes]
+        sizes = [math.prod([digits[a] for a in where]) for where in axes]  # lists: torch.compile traces them
         check_skew([int(entries.shape[-1]) for entries in skew], sizes)
         blocks = tuple(fo.cayley(fo.skew(entries, p)) for entries, p in zip(skew, sizes, strict=True))
         return cls(blocks, digits, axes, None, tail).assume(Claim.ORTHOGONAL)
