@@ -33,6 +33,8 @@ def _fourier_error(n: int, probes: int | None = None) -> float:
 def test_dft_of_every_small_order_and_of_large_ones() -> None:
     """``4 eps sqrt(L)``, L the number of prime factors; primes are one dense factor."""
     for n in range(1, 4097 if CI else 130):
+        if n > 600 and n % 50 != 1 and len(fp.prime_factors(n)) == 1:
+            continue  # a dense matrix of seconds: some of the large primes will do
         assert _fourier_error(n, 1 if n >= 130 else None) <= 4 * EPS * math.sqrt(max(1, len(fp.prime_factors(n)))), n
     for n in (243, 509, 720, 1000, 1021, 1024, 2310, 3125, 4095, 4096):
         assert _fourier_error(n, 3) <= 4 * EPS * math.sqrt(len(fp.prime_factors(n))), n
