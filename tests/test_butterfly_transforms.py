@@ -13,6 +13,7 @@ import torch
 
 import structmat as sm
 from structmat.functional import butterfly_peel as fp
+from structmat.testing import assert_orthogonal
 
 F64, C128 = torch.float64, torch.complex128
 EPS = torch.finfo(F64).eps
@@ -54,7 +55,7 @@ def test_dft_as_scipy_with_inverse_transpose_and_determinant(n: int) -> None:
     wanted_sign, wanted_log = torch.linalg.slogdet(dense)
     assert float((sign - wanted_sign).abs()) <= 1e-11 and float((logabs - wanted_log).abs()) <= 1e-10
     assert sm.Claim.ORTHOGONAL in sm.dft(n, "sqrtn").claims
-    sm.testing.assert_orthogonal(sm.dft(n, "sqrtn"), ops=sm.dft(n).layers)
+    assert_orthogonal(sm.dft(n, "sqrtn"), ops=sm.dft(n).layers)
     with pytest.raises(ValueError, match="scale"):
         sm.dft(n, "half")
 
