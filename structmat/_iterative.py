@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from structmat import backend, solving
-from structmat._shell import name_of
+from structmat._shell import Place, name_of
 from structmat._value import Value, nested
 from structmat.claims import Claim
 from structmat.errors import DtypeError, ShapeError, StructureError
@@ -60,7 +60,7 @@ def as_rows(value: torch.Tensor) -> torch.Tensor:
     return value[None, :] if value.ndim == 1 else value.mT
 
 
-def given_rows(start: Any, place: str, y: torch.Tensor, n: int) -> torch.Tensor | None:
+def given_rows(start: Any, place: str | Place, y: torch.Tensor, n: int) -> torch.Tensor | None:
     """The ``start`` of the options as rows of length n that fit y; ShapeError, DtypeError and TypeError name it."""
     if start is None:
         return None

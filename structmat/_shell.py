@@ -7,17 +7,28 @@ import torch
 
 from structmat.errors import DeviceError, DtypeError, ShapeError, StructureError
 
-__all__ = ["as_factor", "as_operand", "broadcast", "check_pair", "common_dtype", "name_of", "require_square"]
+__all__ = ["Place", "as_factor", "as_operand", "broadcast", "check_pair", "common_dtype", "name_of", "require_square"]
 
 _COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
 _PRECISION = {dtype: dtype for dtype in (torch.bfloat16, *_COMPLEX)} | {c: r for r, c in _COMPLEX.items()}
+
+
+class Place:
+    """Where an error happened, ``owner`` and what was asked of it, written out only if it does: a repr costs more than
+    a small solve."""
+
+    def __init__(self, owner: Any, what: str) -> None:
+        self.owner, self.what = owner, what
+
+    def __str__(self) -> str:
+        return f"{self.owner!r}{self.what}"
 
 
 def name_of(dtype: torch.dtype | None) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def as_operand(value: Any, like: torch.dtype | None, device: torch.device | None, place: str) -> torch.Tensor:
+def as_operand(value: Any, like: torch.dtype | None, device: torch.device | None, place: str | Place) -> torch.Tensor:
     """A tensor from a tensor or a numpy array; integers and booleans are refused."""
     if isinstance(value, numpy.ndarray):
         value = torch.as_tensor(value, device=device)
@@ -29,7 +40,7 @@ def as_operand(value: Any, like: torch.dtype | None, device: torch.device | None
     return value
 
 
-def common_dtype(a: torch.dtype | None, b: torch.dtype | None, place: str) -> torch.dtype | None:
+def common_dtype(a: torch.dtype | None, b: torch.dtype | None, place: str | Place) -> torch.dtype | None:
     """The dtype of a result: equal precision is required (autocast lifts that), real and complex promote to complex."""
     if a is None or b is None or a == b:
         return b if a is None else a
@@ -44,7 +55,7 @@ def common_dtype(a: torch.dtype | None, b: torch.dtype | None, place: str) -> to
     return torch.promote_types(a, b)
 
 
-def check_pair(a: Any, b: Any, place: str) -> torch.dtype | None:
+def check_pair(a: Any, b: Any, place: str | Place) -> torch.dtype | None:
     """Dtype and device of two operands (tensors or matrices); the common dtype."""
     if a.device is not None and b.device is not None and a.device != b.device:
         raise DeviceError(f"{place}: operands are on {a.device} and {b.device}; move one with .to(device)")
@@ -81,7 +92,9 @@ def require_square(matrix: Any, verb: str) -> int:
     return int(n)
 
 
-def broadcast(place: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+def broadcast(place: str | Place, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    if all(shape == shapes[0] for shape in shapes):  # torch takes longer to say so
+        return tuple(shapes[0])
     try:
         return tuple(torch.broadcast_shapes(*shapes))
     except RuntimeError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from structmat import _iterative, _least_squares, backend, dispatch, solving
-from structmat._shell import as_operand, broadcast, check_pair, require_square
+from structmat._shell import Place, as_operand, broadcast, check_pair, require_square
 from structmat._value import Value
 from structmat.errors import ShapeError, StructureError
 from structmat.solving import DenseFactorisation, Factorisation, Options, SolveInfo
@@ -80,12 +80,12 @@ class Verbs(Value):
 
     def solve_rows(self, y: Any, **options: Any) -> torch.Tensor:
         """x with ``x A^T = y``: the inverse of ``linear``; rows ``(..., k, n)`` or one row. Options as ``solve``."""
-        y = as_operand(y, self.dtype, self.device, f"{self!r}.solve_rows")
+        y = as_operand(y, self.dtype, self.device, Place(self, ".solve_rows"))
         return self.solve(y, **options) if y.ndim == 1 else self.solve(y.mT, **options).mT
 
     def _solve_info(self, b: Any, options: Options) -> tuple[torch.Tensor, SolveInfo]:
         """The checked door: any b, columns in, columns out."""
-        place = f"{self!r}.solve(b)"
+        place = Place(self, ".solve(b)")
         n = require_square(self, "solve")
         b = as_operand(b, self.dtype, self.device, place)
         if b.ndim == 0 or b.shape[-1 if b.ndim == 1 else -2] != n:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from structmat import backend
-from structmat._shell import as_operand, broadcast, check_pair, require_square
+from structmat._shell import Place, as_operand, broadcast, check_pair, require_square
 from structmat._value import Value
 from structmat.errors import ShapeError, SolveError
 
@@ -88,7 +88,7 @@ def judge(
         )
 
 
-def check_options(options: Options, place: str) -> None:
+def check_options(options: Options, place: str | Place) -> None:
     """ValueError for a step limit that is no positive int, and for a tolerance that is no positive number."""
     steps, tol = options.max_steps, options.tol
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):

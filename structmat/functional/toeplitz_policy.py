@@ -83,10 +83,27 @@ def superfast_pays(n: int) -> bool:
 def run(t: torch.Tensor, b: torch.Tensor, record: Record) -> torch.Tensor:
     """Rows y with ``T y = b``, t ``(*bt, 2n - 1)``, b ``(*bb, k, n)`` of one dtype; the record says how."""
     if _direct(t, b, record):
-        y, eta = solve_side_by_side(t.numpy(), b[:, 0].numpy(), record.mirror is not None)
-        if bool((eta <= record.accepted).all()):
-            record.used, record.backward_error = "levinson", torch.from_numpy(eta)[:, None]
-            return torch.from_numpy(y)[:, None]
+        return _tiny(t, b, record)
+    return _by_tiers(t, b, record)
+
+
+def _tiny(t: torch.Tensor, b: torch.Tensor, record: Record) -> torch.Tensor:
+    """All by the direct recursion; those that it leaves short, and only those, by the tiers."""
+    found, error = solve_side_by_side(t.numpy(), b[:, 0].numpy(), record.mirror is not None)
+    y, eta = torch.from_numpy(found)[:, None], torch.from_numpy(error)[:, None]
+    record.used, record.backward_error = "levinson", eta
+    short = torch.nonzero(~(eta[:, 0] <= record.accepted))[:, 0]
+    if len(short):
+        part = dataclasses.replace(record, reasons=[])
+        y[short] = _by_tiers(t[short], b[short], part)
+        assert part.backward_error is not None
+        eta[short] = part.backward_error
+        record.used = part.used if len(short) == len(t) else f"levinson, {part.used}"
+        record.steps, record.reasons = part.steps, part.reasons
+    return y
+
+
+def _by_tiers(t: torch.Tensor, b: torch.Tensor, record: Record) -> torch.Tensor:
     flat, rows, restore = flatten(t, b)
     if not rows.numel():
         return restore(rows)

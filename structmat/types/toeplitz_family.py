@@ -9,6 +9,7 @@ import torch
 from structmat import backend, dispatch
 from structmat._iterative import given_rows
 from structmat._least_squares import lstsq_rows
+from structmat._shell import Place
 from structmat.claims import Claim, Claims
 from structmat.errors import ShapeError, SolveError, StructureError
 from structmat.functional import fourier
@@ -135,7 +136,7 @@ class ToeplitzFamily(Matrix):
                 raise ShapeError(f"{self!r}.solve: the preconditioner must be a Matrix of the same size, got {given!r}")
             apply = double.linear
         solution = y.to(torch.promote_types(y.dtype, self._diagonals().dtype))
-        start = given_rows(options.start, f"{self!r}.solve", solution, int(self.shape[-1]))
+        start = given_rows(options.start, Place(self, ".solve"), solution, int(self.shape[-1]))
         claims = self.claims
         return fs.Record(
             options.method,
