@@ -150,7 +150,7 @@ def _many_mirrored(t: Any, mirror: str | None) -> tuple[Any, Any, Any]:
     z = numpy.multiply(whole, numpy.einsum("kb,kb->b", right, back) / pivots[n - 1])
     z[1:] -= back[:-1]
     z[0] += 1
-    _spoil(t, whole, pivots)
+    _spoil(t[n - 1 :], whole, pivots)
     whole /= pivots[n - 1]
     return whole, z, pivots
 

@@ -135,7 +135,7 @@ class ToeplitzFamily(Matrix):
             if not isinstance(double, Matrix) or double.shape[-2:] != self.shape[-2:]:
                 raise ShapeError(f"{self!r}.solve: the preconditioner must be a Matrix of the same size, got {given!r}")
             apply = double.linear
-        solution = y.to(torch.promote_types(y.dtype, self._diagonals().dtype))
+        solution = y if self.dtype is None else y.to(torch.promote_types(y.dtype, self.dtype))
         start = given_rows(options.start, Place(self, ".solve"), solution, int(self.shape[-1]))
         claims = self.claims
         return fs.Record(
