@@ -1,4 +1,4 @@
-"""Products, sums and scalings that are applied and never multiplied out.
+"""Products and scalings that are applied and never multiplied out.
 
 These are the fallback rules of every verb, entered at ``Matrix`` itself; nearer rules win.
 """
@@ -16,7 +16,7 @@ from structmat.errors import ShapeError, SolveError
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
 
-__all__ = ["Product", "Scaled", "Sum", "tree"]
+__all__ = ["Product", "Scaled", "tree"]
 
 
 def tree(name: str, parts: Any) -> str:
@@ -135,69 +135,6 @@ class Product(Matrix):
         return tree("Product", self.factors)
 
 
-class Sum(Matrix):
-    """``A_1 + A_2 + ... + A_k``, applied term by term.
-
-    Stores: terms, a tuple of matrices of one size. Claims: what survives a sum. Cost: the sum of the terms' costs.
-    """
-
-    terms: tuple[Matrix, ...]
-
-    def _validate(self) -> None:
-        _check_parts("Sum", self.terms)
-        for a, b in itertools.pairwise(self.terms):
-            if a.shape[-2:] != b.shape[-2:]:
-                raise ShapeError(f"Sum: the sizes of {a!r} and {b!r} differ")
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size((*self.batch_shape, *self.terms[0].shape[-2:]))
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        return torch.broadcast_shapes(*(t.batch_shape for t in self.terms))
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        return _common(self.terms)
-
-    def linear(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.terms[0].linear(x)
-        for term in self.terms[1:]:
-            y = y + term.linear(x)
-        return y
-
-    def transpose(self) -> Matrix:
-        return Sum(tuple(t.transpose() for t in self.terms))
-
-    def conj(self) -> Matrix:
-        return Sum(tuple(t.conj() for t in self.terms))
-
-    def diagonal(self) -> torch.Tensor:
-        total = self.terms[0].diagonal()
-        for term in self.terms[1:]:
-            total = total + term.diagonal()
-        return total
-
-    def _properties(self) -> Claims:
-        known = self.terms[0].claims
-        for term in self.terms[1:]:
-            known = survive.sum_of(known, term.claims)
-        return known
-
-    def _norm_bound(self) -> torch.Tensor:
-        bound = self.terms[0]._norm_bound()
-        for term in self.terms[1:]:
-            bound = bound + term._norm_bound()
-        return bound
-
-    def _pick(self, batch: tuple[Any, ...], lead: tuple[int, ...]) -> Any:
-        return Sum(tuple(t._picked(batch, lead) for t in self.terms))
-
-    def __repr__(self) -> str:
-        return tree("Sum", self.terms)
-
-
 class Scaled(Matrix):
     """``s A``. Stores: matrix, and scale, a number (static) or a tensor of shape () or (*batch, 1, 1)."""
 
@@ -309,14 +246,6 @@ def _product(a: Matrix, b: Matrix) -> Matrix:
     left = a.factors if isinstance(a, Product) and not a._assumed else (a,)
     right = b.factors if isinstance(b, Product) and not b._assumed else (b,)
     return Product((*left, *right))
-
-
-@dispatch.rule("add", Matrix, Matrix)
-def _sum(a: Matrix, b: Matrix) -> Matrix:
-    """Lazy: the terms side by side."""
-    left = a.terms if isinstance(a, Sum) and not a._assumed else (a,)
-    right = b.terms if isinstance(b, Sum) and not b._assumed else (b,)
-    return Sum((*left, *right))
 
 
 @dispatch.rule("scaled", Matrix)
