@@ -1,4 +1,4 @@
-"""The verb kron of any two matrices: their Kronecker product, flat; and how a dense factor is applied in one."""
+"""The verb kron of any two matrices: their Kronecker product, flat; and the entries of its dense factors."""
 
 import torch
 
@@ -18,8 +18,7 @@ def _kron(a: Matrix, b: Matrix) -> Matrix:
     return Kronecker((*left, *right))
 
 
-@rule("left_product", Dense)
-def _dense_left(a: Dense, z: torch.Tensor) -> torch.Tensor:
-    """Tensor: ``A z`` for z ``(..., n, k)``, by the entries; a product that needs no rows, so nothing is transposed."""
-    common = torch.promote_types(a.entries.dtype, z.dtype)
-    return torch.matmul(a.entries.to(common), z.to(common))
+@rule("entries", Dense)
+def _dense_entries(a: Dense) -> torch.Tensor:
+    """Tensor: the entries as they are stored."""
+    return a.entries

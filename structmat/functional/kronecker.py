@@ -10,15 +10,11 @@ import torch
 
 from structmat import backend
 
-__all__ = ["Left", "Step", "apply", "apply_left", "cheapest_order", "nearest", "outer", "rearranged"]
+__all__ = ["Step", "apply", "apply_dense", "apply_left", "cheapest_order", "nearest", "outer", "rearranged"]
 
 # One factor: its product with rows ``(..., n) -> (..., m)``, m, n, and whether it holds a batch (then it takes
 # ``(*batch, k, n)`` alone).
 Step = tuple[Callable[[torch.Tensor], torch.Tensor], int, int, bool]
-
-
-# The product of a dense factor from the left, ``(..., n, k) -> (..., m, k)``, m and n.
-Left = tuple[Callable[[torch.Tensor], torch.Tensor], int, int]
 
 
 def cheapest_order(sizes: Sequence[tuple[int, int]], costs: Sequence[float]) -> list[int]:
@@ -76,17 +72,40 @@ def _in_turn(x: torch.Tensor, steps: Sequence[Step]) -> torch.Tensor:
     return z.reshape(*x.shape[:-1], math.prod([m for _, m, _, _ in steps]))
 
 
-def apply_left(columns: torch.Tensor, factors: Sequence[Left]) -> torch.Tensor:
-    """``(A_1 kron ... kron A_L) X`` for columns X ``(N, k)`` and dense factors without a batch: one (batched) matrix
-    product each, from the first to the last, with no copy. Each of them has at least k columns: good from about 8 on.
+def apply_left(
+    columns: torch.Tensor, factors: Sequence[torch.Tensor], product: Callable[..., torch.Tensor] = torch.matmul
+) -> torch.Tensor:
+    """``(A_1 kron ... kron A_L) X`` for columns X ``(N, k)`` or one column ``(N,)`` and the entries of factors without
+    a batch: one (batched) matrix product each, from the first to the last, with no copy.
+
+    Each product has at least k columns: good from about 8 on, and for k = 1, where the last is a product of rows.
     """
-    n, k = (int(s) for s in columns.shape)
-    z, before, after = columns, 1, n * k
-    for left, m, size in factors:
+    one = columns.ndim == 1
+    z, before, after = columns, 1, columns.numel()
+    last = len(factors) - 1
+    for i, factor in enumerate(factors):
+        m, size = factor.shape
         after //= size
-        z = left(z.reshape(size, after)) if before == 1 else left(z.reshape(before, size, after))
+        if i == last and one:
+            z = product(z.reshape(before, size), factor.mT)
+        else:
+            z = product(factor, z.reshape(size, after) if before == 1 else z.reshape(before, size, after))
         before *= m
-    return z.reshape(before, k)
+    return z.reshape(before) if one else z.reshape(before, columns.shape[1])
+
+
+def apply_dense(x: torch.Tensor, factors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """``x (A_1 kron ... kron A_L)^T`` for rows x ``(k, N)`` or ``(N,)``, by ``apply_left`` on the columns ``x.mT``;
+    half precision is carried out in float32."""
+    out = x.dtype
+    if backend.compute_dtype(out) != out or any(f.dtype != out for f in factors):
+        for f in factors:
+            out = torch.promote_types(out, f.dtype)
+        wide = backend.compute_dtype(out)
+        x, factors = x.to(wide), [f.to(wide) for f in factors]
+    if x.ndim == 1:
+        return apply_left(x, factors).to(out)
+    return (apply_left(x[0], factors)[None] if x.shape[0] == 1 else apply_left(x.mT, factors).mT).to(out)
 
 
 def outer(vectors: Sequence[torch.Tensor], add: bool = False) -> torch.Tensor:

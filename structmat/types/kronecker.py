@@ -1,6 +1,5 @@
 """Kronecker products of any number of matrices of any types."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +19,6 @@ from structmat.matrix import Matrix, matmul
 from structmat.solving import Factorisation, Options, SolveInfo
 
 __all__ = ["Kronecker", "KroneckerFactorisation"]
-
 
 _COLUMNS = 8  # from so many columns on, dense factors multiply them from the left (measured)
 
@@ -49,12 +47,19 @@ class Kronecker(Matrix):
 
     @property
     def shape(self) -> torch.Size:
-        sizes = [f.shape[-2:] for f in self.factors]
-        return torch.Size((*self.batch_shape, math.prod([s[0] for s in sizes]), math.prod([s[1] for s in sizes])))
+        m, n, flat = 1, 1, True
+        for factor in self.factors:
+            size = factor.shape
+            m, n, flat = m * size[-2], n * size[-1], flat and len(size) == 2
+        return torch.Size((m, n) if flat else (*self.batch_shape, m, n))
 
     @property
     def batch_shape(self) -> torch.Size:
         return torch.broadcast_shapes(*(f.batch_shape for f in self.factors))
+
+    @property
+    def device(self) -> torch.device | None:
+        return next((d for f in self.factors if (d := f.device) is not None), None)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -79,22 +84,22 @@ class Kronecker(Matrix):
         return x.dtype if self.dtype is None else torch.promote_types(x.dtype, self.dtype)
 
     def linear(self, x: torch.Tensor) -> torch.Tensor:
-        columns = x.ndim == 2 and x.shape[0] >= _COLUMNS and x.stride(0) == 1 and x.shape[1] > 0  # A @ X passes X.mT
-        found = self._by_entries(x) if columns else None
-        return (found if found is not None else self._apply(x, [f.linear for f in self.factors], False)).to(
-            self._out(x)
-        )
+        rows = 1 if x.ndim == 1 else int(x.shape[0]) if x.ndim == 2 else 0
+        if rows == 1 or (rows >= _COLUMNS and x.stride(0) == 1):  # A @ X passes X.mT
+            entries = self._dense_factors()
+            if entries is not None and x.shape[-1] > 0:
+                return fk.apply_dense(x, entries)
+        return self._apply(x, [f.linear for f in self.factors], False).to(self._out(x))
 
-    def _by_entries(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The product where every factor is dense, square and without a batch; else None."""
-        lefts = []
+    def _dense_factors(self) -> list[torch.Tensor] | None:
+        """The entries where every factor is dense, square and without a batch; else None."""
+        found = []
         for factor in self.factors:
-            left = dispatch.lookup("left_product", type(factor))
-            m, n = (int(s) for s in factor.shape[-2:])
-            if left is None or m != n or len(factor.shape) > 2:
+            stored = dispatch.lookup("entries", type(factor))
+            if stored is None or len(shape := factor.shape) != 2 or shape[0] != shape[1]:
                 return None
-            lefts.append((functools.partial(left, factor), m, n))
-        return fk.apply_left(x.mT.to(backend.compute_dtype(x.dtype)), lefts).mT
+            found.append(stored(factor))
+        return found
 
     def transpose(self) -> Matrix:
         return Kronecker(tuple(f.transpose() for f in self.factors))
@@ -215,8 +220,7 @@ class Kronecker(Matrix):
             known = survive.kron(known, other.claims, square=square)
         rank = math.prod([f.rank_bound() for f in self.factors])
         low = rank < min(self.shape[-2:])
-        properties = known.properties if len(self.factors) > 1 else self.factors[0].claims.properties
-        return Claims(properties, rank if low else None, {})
+        return Claims(known.properties, rank if low else None, {})
 
     def _pick(self, batch: tuple[Any, ...], lead: tuple[int, ...]) -> Any:
         return Kronecker(tuple(f._picked(batch, lead) for f in self.factors))
