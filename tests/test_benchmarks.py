@@ -74,6 +74,12 @@ GATED = {
     "tucker/decompose 256x256x9 randomised",
     "tucker/linear d=4096 r=16 rows=256",
     "tucker/conv layer 256 3x3 batch=8",
+    "kronecker/linear_operator 64x64 columns=1",
+    "kronecker/cola 64x64 columns=1",
+    "kronecker/linear_operator 64x64 columns=64",
+    "kronecker/cola 64x64 columns=64",
+    "kronecker/linear_operator 16x16x16 columns=16",
+    "kronecker/cola 16x16x16 columns=16",
 }
 
 

@@ -1,7 +1,18 @@
 """All cases, in the order of the table. ``CASES`` is the single list that the runner, the tests and the docs read."""
 
 from benchmarks.case import Case
-from benchmarks.cases import adapters, boft, butterfly, dispatch, displacement, householder, products, solves, tucker
+from benchmarks.cases import (
+    adapters,
+    boft,
+    butterfly,
+    dispatch,
+    displacement,
+    householder,
+    kronecker,
+    products,
+    solves,
+    tucker,
+)
 
 __all__ = ["CASES", "select"]
 
@@ -15,6 +26,7 @@ CASES: tuple[Case, ...] = (
     *butterfly.CASES,
     *boft.CASES,
     *tucker.CASES,
+    *kronecker.CASES,
 )
 
 
