@@ -109,14 +109,18 @@ def _toeplitz_product(a: ToeplitzFamily, b: ToeplitzFamily) -> Matrix:
 def _other_products(kind: type[Matrix]) -> None:
     @rule("matmul", LowDisplacementRank, kind)
     def times(a: LowDisplacementRank, b: Matrix) -> Matrix:
-        """LowDisplacementRank under the operator of the left: at most two more columns."""
+        """LowDisplacementRank under the operator of the left, at most two more columns; a rectangle: lazy."""
+        if not _square(b):
+            return _lazily("matmul", a, b)
         p, q = generators_of(b, a.f, a.f)
         pulled = b.transpose().linear(a.right.mT).mT
         return _from(fa.product((a.left, a.right), (p, q), 0, a.linear(p.mT).mT, pulled), a.e, a.f)
 
     @rule("matmul", kind, LowDisplacementRank)
     def of(a: Matrix, b: LowDisplacementRank) -> Matrix:
-        """LowDisplacementRank under the operator of the right: at most two more columns."""
+        """LowDisplacementRank under the operator of the right, at most two more columns; a rectangle: lazy."""
+        if not _square(a):
+            return _lazily("matmul", a, b)
         g, h = generators_of(a, b.e, b.e)
         pulled = b.transpose().linear(h.mT).mT
         return _from(fa.product((g, h), (b.left, b.right), 0, a.linear(b.left.mT).mT, pulled), b.e, b.f)
