@@ -1,14 +1,27 @@
 """What is known about a matrix without looking at its entries, and what of it survives each verb.
 
 A claim follows from the type and its static fields, or is vouched for by the user (``A.assume``). It is never read from
-values. Each survival rule below is a theorem; ``tests/test_claims.py`` states each one as a property.
+values. Each survival rule below is a theorem of exact arithmetic; ``tests/test_claims.py`` states each one as a
+property.
 """
 
 import dataclasses
 import enum
 from collections.abc import Iterable, Mapping
 
-__all__ = ["NONE", "Claim", "Claims", "conj", "inverse", "kron", "product", "scale", "sum_of", "transpose"]
+__all__ = [
+    "NONE",
+    "Claim",
+    "Claims",
+    "conj",
+    "entrywise",
+    "inverse",
+    "kron",
+    "product",
+    "scale",
+    "sum_of",
+    "transpose",
+]
 
 
 class Claim(enum.Enum):
@@ -136,6 +149,14 @@ def kron(a: Claims, b: Claims, *, square: bool) -> Claims:
     rank = a.rank * b.rank if a.rank is not None and b.rank is not None else None
     keep = a.properties & b.properties
     return Claims(keep if square else keep - _TRIANGULAR, rank, {})
+
+
+def entrywise(a: Claims, b: Claims) -> Claims:
+    """A * B: symmetry and definiteness stay where both have them (I. Schur, 1911), triangularity where one has it;
+    ranks multiply, since A * B is a submatrix of A kron B."""
+    both = a.properties & b.properties & {_C.SYMMETRIC, _C.HERMITIAN, _C.POSITIVE_DEFINITE}
+    rank = a.rank * b.rank if a.rank is not None and b.rank is not None else None
+    return Claims(both | ((a.properties | b.properties) & _TRIANGULAR), rank, {})
 
 
 def _conj(z: complex) -> complex:

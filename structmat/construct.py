@@ -190,4 +190,7 @@ def stack(matrices: Sequence[Matrix]) -> Matrix:
         keep = first.core[name]
         return torch.stack([p.expand(*lead, *p.shape[p.ndim - keep :]) for p in parts])
 
-    return first._map(joined)
+    stacked = first._map(joined)
+    if first._assumed:  # what was vouched for one of them holds of the batch if it holds of all
+        stacked.__dict__["_assumed"] = frozenset.intersection(*(m.claims.properties for m in matrices))
+    return stacked
