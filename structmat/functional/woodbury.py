@@ -13,6 +13,8 @@ modification of a linear system by the Sherman-Morrison-Woodbury formula, 1986.
 
 import torch
 
+from structmat import backend
+
 __all__ = ["balanced", "capacitance", "lift", "remove", "spread"]
 
 
@@ -20,9 +22,18 @@ def balanced(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, tor
     """The same product from columns of equal size, ``||u_j|| = ||v_j||``: C is then neither over- nor underflowing by
     a choice of units. The factors are constants: they carry no gradient."""
     sizes = [torch.linalg.vector_norm(t.detach(), dim=-2, keepdim=True) for t in (left, right)]
+    if backend.eager(*sizes) and _level(*sizes):
+        return left, right
     usable = (sizes[0] > 0) & (sizes[1] > 0) & torch.isfinite(sizes[0]) & torch.isfinite(sizes[1])
     ratio = torch.where(usable, (sizes[1].log() - sizes[0].log()).div(2).exp(), torch.ones_like(sizes[0]))
     return left * ratio, right / ratio
+
+
+def _level(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether the columns are of comparable size as they are (a copy of the factors costs as much as a solve)."""
+    tiny = torch.finfo(left.dtype).tiny
+    ratio = (left + tiny) / (right + tiny)
+    return not ratio.numel() or (float(ratio.max()) < 1e3 and float(ratio.min()) > 1e-3)
 
 
 def capacitance(half: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -45,9 +56,15 @@ def lift(entries: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> tupl
     An entry is small beside its row ``||u_i|| ||v_i||``. If there are more than r of them (noise that is small
     everywhere), no few additions help, and None is returned.
     """
+    if left.numel() == 0 or entries.numel() == 0:
+        return None
+    root = torch.finfo(left.dtype).eps ** 0.5
+    most = float(torch.linalg.vector_norm(left, torch.inf) * torch.linalg.vector_norm(right, torch.inf))
+    if float(entries.abs().min()) > root * left.shape[-1] * most:
+        return None
     weight = torch.linalg.vector_norm(left, dim=-1) * torch.linalg.vector_norm(right, dim=-1)
     size, weight = torch.broadcast_tensors(entries.abs(), weight)
-    small = size <= weight.clamp_min(torch.finfo(weight.dtype).tiny) * torch.finfo(weight.dtype).eps ** 0.5
+    small = size <= weight.clamp_min(torch.finfo(weight.dtype).tiny) * root
     count = int(small.sum(-1).max()) if small.numel() else 0
     if count == 0 or count > left.shape[-1]:
         return None

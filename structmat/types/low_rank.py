@@ -92,6 +92,20 @@ class LowRank(Matrix):
         core = self._core()[2]
         return self._cast(torch.linalg.vector_norm(core, dim=(-2, -1)), real=True)
 
+    def _norm_bound(self) -> torch.Tensor:
+        """``(||U^H U||_F ||V^H V||_F)^(1/2)``, at least ``||U||_2 ||V||_2``: one small product a factor."""
+        bound = torch.ones((), dtype=backend.real_of(backend.compute_dtype(self.left.dtype)), device=self.left.device)
+        for factor in (self.left, self.right):
+            wide = factor.to(backend.compute_dtype(factor.dtype))
+            plain = torch.linalg.vector_norm(wide.mH @ wide, dim=(-2, -1))
+            if backend.eager(plain) and bool(((plain > 1e-30) & (plain < 1e30)).all()):
+                bound = bound * plain.sqrt()
+                continue  # nothing over- or underflows: no copy is needed
+            size = wide.abs().amax((-2, -1)) if wide.numel() else wide.abs().sum((-2, -1))
+            unit = wide / torch.where(size > 0, size, torch.ones_like(size))[..., None, None]
+            bound = bound * size * torch.linalg.vector_norm(unit.mH @ unit, dim=(-2, -1)).sqrt()
+        return bound
+
     def _core(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """``A = Q1 C Q2^T`` with orthonormal Q1, Q2 and a small C."""
         wide = backend.compute_dtype(self.left.dtype)
@@ -158,6 +172,18 @@ class LowRank(Matrix):
         size = max(1, n * rank) ** 0.25
         left = torch.randn(m, rank, generator=generator, **options) / size
         return cls(left, torch.randn(n, rank, generator=generator, **options) / size)
+
+
+@dispatch.rule("thin_factors", LowRank)
+def _thin(a: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
+    """U and V of ``U V^T``: a term that Woodbury's identity takes out of a sum."""
+    return a.left, a.right
+
+
+@dispatch.rule("low_rank", torch.Tensor, torch.Tensor)
+def _of_factors(left: torch.Tensor, right: torch.Tensor) -> Matrix:
+    """LowRank of these factors."""
+    return _pair(left, right)
 
 
 @dispatch.rule("matmul", LowRank, Matrix)
