@@ -1,5 +1,6 @@
 """The checked shell: what every public verb asks of its operands, once, before the unchecked core runs."""
 
+import functools
 from typing import Any
 
 import numpy
@@ -7,7 +8,18 @@ import torch
 
 from structmat.errors import DeviceError, DtypeError, ShapeError, StructureError
 
-__all__ = ["Place", "as_factor", "as_operand", "broadcast", "check_pair", "common_dtype", "name_of", "require_square"]
+__all__ = [
+    "Place",
+    "as_entries",
+    "as_factor",
+    "as_operand",
+    "broadcast",
+    "check_makers",
+    "check_pair",
+    "common_dtype",
+    "name_of",
+    "require_square",
+]
 
 _COMPLEX = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
 _PRECISION = {dtype: dtype for dtype in (torch.bfloat16, *_COMPLEX)} | {c: r for r, c in _COMPLEX.items()}
@@ -38,6 +50,43 @@ def as_operand(value: Any, like: torch.dtype | None, device: torch.device | None
         wanted = name_of(like or torch.get_default_dtype())
         raise DtypeError(f"{place}: x has integer dtype {name_of(value.dtype)}; convert it first: x.to(torch.{wanted})")
     return value
+
+
+def as_entries(dense: Any, place: str | Place) -> torch.Tensor:
+    """A dense matrix ``(*batch, m, n)`` from a tensor or a numpy array; integers, booleans and vectors are refused."""
+    tensor = torch.as_tensor(dense) if isinstance(dense, numpy.ndarray) else dense
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{place}: the matrix must be a tensor or a numpy array, got {type(dense).__name__}")
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        raise DtypeError(
+            f"{place}: the matrix must be floating point or complex, got {tensor.dtype}; convert it first, "
+            "e.g. dense.to(torch.float64)"
+        )
+    if tensor.ndim < 2:
+        raise ShapeError(f"{place}: a matrix (*batch, m, n) is needed, got shape {tuple(tensor.shape)}")
+    return tensor
+
+
+def check_makers(cls: type) -> None:
+    """Put ``as_entries`` before the class methods ``from_dense(dense, ...)`` and ``nearest(dense, ...)`` of a type."""
+    for name in ("from_dense", "nearest"):
+        if isinstance(cls.__dict__.get(name), classmethod):
+            setattr(cls, name, _takes_entries(name, cls.__dict__[name]))
+
+
+def _takes_entries(name: str, method: Any) -> Any:
+    core = method.__func__
+
+    @functools.wraps(core)
+    def checked(cls: type, *arguments: Any, **options: Any) -> Any:
+        place = f"{cls.__name__}.{name}"
+        if arguments:
+            arguments = (as_entries(arguments[0], place), *arguments[1:])
+        elif "dense" in options:
+            options["dense"] = as_entries(options["dense"], place)
+        return core(cls, *arguments, **options)
+
+    return classmethod(checked)
 
 
 def common_dtype(a: torch.dtype | None, b: torch.dtype | None, place: str | Place) -> torch.dtype | None:

@@ -13,6 +13,7 @@ from structmat import _iterative, _least_squares, backend, dispatch, solving
 from structmat._shell import Place, as_operand, broadcast, check_pair, require_square
 from structmat._value import Value
 from structmat.errors import ShapeError, StructureError
+from structmat.functional.transforms import nothing
 from structmat.solving import DenseFactorisation, Factorisation, Options, SolveInfo
 
 __all__ = ["Verbs"]
@@ -98,15 +99,13 @@ class Verbs(Value):
         solving.check_options(options, place)
         if b.ndim > 2:
             broadcast(place, self.batch_shape, b.shape[:-2])
-        if 0 in b.shape:
+        out = torch.promote_types(b.dtype, self.dtype) if self.dtype is not None else b.dtype
+        if 0 in b.shape or 0 in self.batch_shape:
             lead = torch.broadcast_shapes(self.batch_shape, b.shape[:-2])
-            none = torch.zeros(
-                *lead, *b.shape[-2:], dtype=torch.promote_types(b.dtype, self.dtype or b.dtype), device=b.device
-            )
+            none = nothing((*lead, *b.shape[-2:]), out, b, *self.tensors())
             return none, SolveInfo("nothing", 0, None, ("there is no right-hand side",))
         rows = b[None, :] if b.ndim == 1 else b.mT
         x, info = self._solve_rows(rows, options) if own else _iterative.solve_rows(self, rows, options)
-        out = torch.promote_types(b.dtype, self.dtype) if self.dtype is not None else b.dtype
         x = x.to(out)
         return (x[..., 0, :] if b.ndim == 1 else x.mT), info
 
@@ -203,9 +202,9 @@ class Verbs(Value):
             broadcast(place, self.batch_shape, b.shape[:-2])
         rows = b[None, :] if b.ndim == 1 else b.mT
         out = torch.promote_types(b.dtype, self.dtype) if self.dtype is not None else b.dtype
-        if 0 in rows.shape or 0 in (m, n):
+        if 0 in rows.shape or 0 in (m, n) or 0 in self.batch_shape:
             lead = torch.broadcast_shapes(self.batch_shape, rows.shape[:-2])
-            x = torch.zeros(*lead, rows.shape[-2], n, dtype=out, device=b.device)
+            x = nothing((*lead, rows.shape[-2], n), out, b, *self.tensors())
             info = SolveInfo("nothing", 0, None, ("there is nothing to fit",))
         else:
             x, info = self._lstsq_rows(rows, options) if own else _least_squares.lstsq_rows(self, rows, options)

@@ -15,7 +15,16 @@ import torch
 from structmat import claims as survive
 from structmat import dispatch
 from structmat._indexing import Indexing
-from structmat._shell import as_factor, as_operand, broadcast, check_pair, common_dtype, name_of, refuse_numpy
+from structmat._shell import (
+    as_factor,
+    as_operand,
+    broadcast,
+    check_makers,
+    check_pair,
+    common_dtype,
+    name_of,
+    refuse_numpy,
+)
 from structmat._value import static
 from structmat.claims import Claim, Claims
 from structmat.errors import ShapeError, StructureError
@@ -53,6 +62,7 @@ class Matrix(Indexing):
         for verb, survives in (("transpose", survive.transpose), ("conj", survive.conj), ("inv", survive.inverse)):
             if verb in cls.__dict__:
                 setattr(cls, verb, _carrying(cls.__dict__[verb], survives))
+        check_makers(cls)
         super().__init_subclass__(**options)
 
     # -- what it is -----------------------------------------------------------------------------------------------
@@ -107,7 +117,7 @@ class Matrix(Indexing):
         m, n = self.shape[-2:]
         dtype = self.dtype
         known = self._properties().with_properties(self._assumed)
-        return known.closed(square=m == n, real=dtype is None or not dtype.is_complex)
+        return known.closed(square=m == n, real=dtype is not None and not dtype.is_complex)  # 1j I has no dtype yet
 
     def assume(self, *claims: Claim) -> Self:
         """The same matrix with claims you vouch for; nothing is measured (``structmat.checks`` measures)."""
@@ -117,6 +127,9 @@ class Matrix(Indexing):
         square_only = {Claim.SYMMETRIC, Claim.HERMITIAN, Claim.POSITIVE_DEFINITE, Claim.ORTHOGONAL} & set(claims)
         if square_only and self.shape[-2] != self.shape[-1]:
             raise ShapeError(f"{self!r}.assume({next(iter(square_only))!r}): the matrix is not square")
+        many = Claim.ORTHONORMAL_ROWS if self.shape[-2] > self.shape[-1] else Claim.ORTHONORMAL_COLUMNS
+        if many in claims and self.shape[-2] != self.shape[-1]:
+            raise ShapeError(f"{self!r}.assume({many!r}): there are more of them than the other side has entries")
         return self._vouched(claims)
 
     def _vouched(self, claims: Any) -> Self:
@@ -239,10 +252,7 @@ def matmul(a: Matrix, b: Matrix) -> Matrix:
     if a.shape[-1] != b.shape[-2]:
         raise ShapeError(f"{a!r} @ {b!r}: the left has {a.shape[-1]} columns, the right has {b.shape[-2]} rows")
     a, b = _met(a, b, "@")
-    result: Matrix = dispatch.call("matmul", a, b)
-    if a._assumed or b._assumed:
-        result = result._vouched(survive.product(a.claims, b.claims).properties)
-    return result
+    return _joined("matmul", a, b, survive.product)
 
 
 def add(a: Any, b: Any) -> Matrix:
@@ -252,10 +262,7 @@ def add(a: Any, b: Any) -> Matrix:
     if left.shape[-2:] != right.shape[-2:]:
         raise ShapeError(f"{left!r} + {right!r}: sizes {tuple(left.shape[-2:])} and {tuple(right.shape[-2:])} differ")
     left, right = _met(left, right, "+")
-    result: Matrix = dispatch.call("add", left, right)
-    if left._assumed or right._assumed:
-        result = result._vouched(survive.sum_of(left.claims, right.claims).properties)
-    return result
+    return _joined("add", left, right, survive.sum_of)
 
 
 def scaled(a: Matrix, factor: Any) -> Matrix:
@@ -278,15 +285,20 @@ def hadamard(a: Matrix, b: Matrix) -> Matrix:
         raise StructureError(
             f"{a!r} * {b!r}: the entrywise product has no structured form; use Dense(A.to_dense()) * B"
         )
-    result: Matrix = dispatch.call("hadamard", a, b)
-    return result
+    return _joined("hadamard", a, b, survive.entrywise)
 
 
 def kron(a: Matrix, b: Matrix) -> Matrix:
     """The Kronecker product where a rule gives it; row index ``i_A m_B + i_B``."""
     a, b = _met(a, b, "kron")
-    result: Matrix = dispatch.call("kron", a, b)
-    return result
+    square = a.shape[-1] == a.shape[-2] and b.shape[-1] == b.shape[-2]
+    return _joined("kron", a, b, functools.partial(survive.kron, square=square))
+
+
+def _joined(verb: str, a: Matrix, b: Matrix, survives: Callable[[Claims, Claims], Claims]) -> Matrix:
+    """The result of the nearest rule, with what survives of the claims that were vouched for."""
+    result: Matrix = dispatch.call(verb, a, b)
+    return result._vouched(survives(a.claims, b.claims).properties) if a._assumed or b._assumed else result
 
 
 def _met(a: Matrix, b: Matrix, verb: str) -> tuple[Matrix, Matrix]:

@@ -107,7 +107,6 @@ def test_a_batch_shares_its_signs() -> None:
         (((2,), (1, 2)), ValueError, "signs must be a tuple of"),
         (((2,), [1]), ValueError, "signs must be a tuple of"),
         (((2,), (1,), 2), ValueError, "f must be 1 or -1, got 2"),
-        (((0,), (), -1), sm.ShapeError, "a matrix of order 0"),
     ],
 )
 def test_wrong_fields_are_refused(fields: tuple, error: type[Exception], message: str) -> None:

@@ -63,12 +63,6 @@ PARAMETERS: list[tuple[str, type[Exception], Callable[[], Any], str]] = [
         r"Circulant: f must be a Python number .*, got '1'",
     ),
     (
-        "empty circulant",
-        ValueError,
-        lambda: sm.Circulant(torch.ones(0)),
-        r"Circulant: column must have at least one entry",
-    ),
-    (
         "odd identity",
         ValueError,
         lambda: sm.HouseholderProduct.identity(4, 3),

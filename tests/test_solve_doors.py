@@ -144,11 +144,6 @@ def test_square_types_refuse_the_nearest_to_a_rectangle(kind: Any, shape: tuple[
             make(torch.ones(shape, dtype=F64))
 
 
-def test_an_order_of_zero_is_refused_by_name() -> None:
-    with pytest.raises(sm.ShapeError, match="LowDisplacementRank: left and right must have at least one row"):
-        sm.LowDisplacementRank(torch.ones(0, 2), torch.ones(0, 2))
-
-
 def test_a_sequence_without_variance_is_told_so() -> None:
     with pytest.raises(sm.SolveError, match="at order 0 is 0; r_0, the variance of the sequence, must be positive"):
         sm.linalg.levinson_durbin([0.0, 0.0])

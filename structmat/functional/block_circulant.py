@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from structmat import backend
+from structmat.functional import transforms
 
 __all__ = ["divide_rows", "eigenvalues", "from_eigenvalues", "reciprocal", "slogdet"]
 
@@ -23,13 +24,13 @@ def _axes(levels: int) -> tuple[int, ...]:
 def eigenvalues(g: torch.Tensor, levels: int) -> torch.Tensor:
     """``lam = fftn(g)``, complex ``(*b, n_1, ..., n_k)``, in FFT order; half and bfloat16 in float32."""
     with backend.full_precision(g.device):
-        return torch.fft.fftn(g.to(backend.compute_dtype(g.dtype)), dim=_axes(levels))
+        return transforms.fftn(g.to(backend.compute_dtype(g.dtype)), g.shape[g.ndim - levels :])
 
 
 def from_eigenvalues(lam: torch.Tensor, levels: int, real: bool) -> torch.Tensor:
     """The generators ``ifftn(lam)``; ``real`` says that they are known to be real."""
     with backend.full_precision(lam.device):
-        g = torch.fft.ifftn(lam, dim=_axes(levels))
+        g = transforms.ifftn(lam, lam.shape[lam.ndim - levels :])
     return g.real.contiguous() if real else g
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from structmat import backend
-from structmat.functional import fourier
+from structmat.functional import fourier, transforms
 from structmat.functional import toeplitz as ft
 
 __all__ = [
@@ -59,13 +59,13 @@ def eigenvalues(v: torch.Tensor, f: complex) -> torch.Tensor:
     """``lam = fft(D v)``, complex ``(*b, n)``, in FFT order; half and bfloat16 in float32."""
     wide = v.to(_working(v.dtype, f))
     with backend.full_precision(v.device):
-        lam = torch.fft.fft(_apply(twist(v.shape[-1], f, wide.dtype, v.device), wide))
+        lam = transforms.fft(_apply(twist(v.shape[-1], f, wide.dtype, v.device), wide))
     return lam.to(backend.complex_of(backend.compute_dtype(v.dtype)))
 
 
 def from_eigenvalues(lam: torch.Tensor, f: complex, real: bool) -> torch.Tensor:
     """The first column ``D^{-1} ifft(lam)``; ``real`` says that it is known to be real."""
-    v = torch.fft.ifft(lam)
+    v = transforms.ifft(lam)
     d = twist(lam.shape[-1], f, lam.dtype, lam.device)
     v = v if d is None else v / d
     return v.real.contiguous() if real else v
@@ -86,7 +86,7 @@ def divide_rows(v: torch.Tensor, y: torch.Tensor, f: complex) -> torch.Tensor:
     wide = y.to(torch.promote_types(y.dtype, backend.real_of(dtype)))
     d = twist(v.shape[-1], f, wide.dtype, v.device)
     with backend.full_precision(y.device):
-        x = torch.fft.ifft(torch.fft.fft(_apply(d, wide)) / lam)
+        x = transforms.ifft(transforms.fft(_apply(d, wide)) / lam)
         x = x if d is None else x / d
     return x.real.contiguous().to(out) if real else x.to(backend.complex_of(out))
 
@@ -112,6 +112,8 @@ def alone(n: int, f: complex) -> tuple[int, ...]:
     The node of eigenvalue k is ``d w^-k``: for f > 0 the conjugate of k is -k mod n, for f < 0 it is 1 - k mod n. Of
     the others, numbers 1 to ``(n - len(alone)) / 2`` are one of each conjugate pair.
     """
+    if n == 0:
+        return ()
     if f.real > 0:
         return (0, n // 2) if n % 2 == 0 else (0,)
     return ((n + 1) // 2 % n,) if n % 2 == 1 else ()

@@ -18,6 +18,7 @@ import torch
 from structmat import backend
 from structmat.functional import level_indices as fi
 from structmat.functional import multilevel as fm
+from structmat.functional import transforms
 from structmat.functional.fourier import good_length
 
 __all__ = [
@@ -88,7 +89,7 @@ def _phase(n: int, like: torch.Tensor, sign: float, first: float, others: float)
 def _forward(x: torch.Tensor) -> torch.Tensor:
     """DCT-II: the transform of ``(x, x reversed)`` holds ``2 sum_j x_j cos`` behind a phase."""
     n = x.shape[-1]
-    hat = torch.fft.rfft(torch.cat((x, x.flip(-1)), -1))[..., :n]
+    hat = transforms.rfft(torch.cat((x, x.flip(-1)), -1))[..., :n]
     return (hat * _phase(n, x, -1.0, 0.5 / n**0.5, 0.5 * (2 / n) ** 0.5)).real
 
 
@@ -96,13 +97,13 @@ def _backward(y: torch.Tensor) -> torch.Tensor:
     """DCT-III: the inverse transform of ``c_k y_k exp(i pi k / (2 n))``, 0 at k = n."""
     n = y.shape[-1]
     hat = y * _phase(n, y, 1.0, 2 * n / n**0.5, n * (2 / n) ** 0.5)
-    full = torch.fft.irfft(torch.nn.functional.pad(hat, (0, 1)), 2 * n)
+    full = transforms.irfft(torch.nn.functional.pad(hat, (0, 1)), 2 * n)
     return full[..., :n]
 
 
 def _cosine_sums(w: torch.Tensor) -> torch.Tensor:
     """``sum_d w_d cos(pi k d / n)``, k < n, of w of length 2 n."""
-    return torch.fft.rfft(w).real[..., : w.shape[-1] // 2]
+    return transforms.rfft(w).real[..., : w.shape[-1] // 2]
 
 
 def squared_sums(lam: torch.Tensor, levels: int) -> torch.Tensor:
@@ -114,7 +115,7 @@ def _squared(lam: torch.Tensor) -> torch.Tensor:
     """``n C[k, i]^2 = 1 + cos(pi k (2 i + 1) / n)``, and 1 for k = 0: the sum, and a cosine sum at odd frequencies."""
     n = lam.shape[-1]
     odd = 2 * torch.arange(n, device=lam.device) + 1
-    sums = torch.fft.rfft(lam, 2 * n).real[..., torch.minimum(odd, 2 * n - odd)]
+    sums = transforms.rfft(lam, 2 * n).real[..., torch.minimum(odd, 2 * n - odd)]
     return (sums + lam[..., 1:].sum(-1, keepdim=True)) / n
 
 

@@ -14,6 +14,7 @@ Source: V. Y. Pan, Structured Matrices and Polynomials, 2001, Theorem 4.4.1; der
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from structmat import backend
 from structmat.functional.rows import ALL, Collected, broadcast, conjugate_of, cut, flattened, packed, restored
 from structmat.functional.shift import Shift
+from structmat.functional.transforms import nothing
 
 __all__ = ["prepared", "product", "product_kept", "spectra"]
 
@@ -49,13 +51,13 @@ def product(left: torch.Tensor, right: torch.Tensor, x: torch.Tensor, e: complex
     flat, shape = flattened(rows, lead)
     if left.shape[-1] == 0:  # the zero matrix: one column of zeros, so that all derivatives are there
         wide_left, wide_right = (torch.nn.functional.pad(t, (0, 1)) for t in (wide_left, wide_right))
-    g, h = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (wide_left, wide_right))
+    g, h = (t.expand(*lead, *t.shape[-2:]).reshape(math.prod(lead), *t.shape[-2:]) for t in (wide_left, wide_right))
     single = _single(flat, g.shape[-1])
     if single:
         g, h = _paired(g, -1), _paired(h, 1)
         flat = packed(flat)
     if 0 in flat.shape:
-        y = flat.clone()
+        y = flat + nothing((), flat.dtype, g, h)
     elif torch.compiler.is_compiling():
         y = _forward(g, h, flat, _Job(e, f), whole=True)
     else:
@@ -131,7 +133,7 @@ def product_kept(
     lone = x.ndim == 1
     flat, shape = flattened((x[None] if lone else x).to(wide), lead)
     if 0 in flat.shape:
-        y = flat
+        y = flat + nothing((), flat.dtype, *kept)
     else:
         n = int(x.shape[-1])
         to_e, to_f = (Shift.of(n, number, wide, x.device) for number in (e, f))

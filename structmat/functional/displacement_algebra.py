@@ -38,7 +38,8 @@ def unit(like: torch.Tensor, position: int) -> torch.Tensor:
     """The unit vector as one column ``(n, 1)``, beside columns ``(*b, n, r)``; position -1 is the last."""
     n = like.shape[-2]
     column = torch.zeros(n, 1, dtype=like.dtype, device=like.device)
-    column[position] = 1
+    if n:
+        column[position] = 1
     return column
 
 

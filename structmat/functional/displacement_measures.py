@@ -15,6 +15,7 @@ import math
 import torch
 
 from structmat.functional.toeplitz import circulant_product
+from structmat.functional.transforms import nothing
 
 __all__ = [
     "diagonal",
@@ -51,6 +52,8 @@ def entries(first: torch.Tensor, left: torch.Tensor, right: torch.Tensor, e: com
     With rows continued upwards by ``A[i - n] = e A[i]``, ``A[i, j] = first[i - j] - sum_{s < j} G_{i-j+s+1} . H_s``.
     """
     n = left.shape[-2]
+    if n == 0:
+        return nothing((*first.shape[:-1], 0, 0), first.dtype, first, left, right)
     steps = right @ left.mT  # row s holds G_i . H_s for all i
     lead = torch.broadcast_shapes(first.shape[:-1], steps.shape[:-2])
     head = torch.cat((first[..., 1:] * e, first), -1).expand(*lead, 2 * n - 1)  # diagonals -(n-1) to n-1
@@ -67,6 +70,8 @@ def entries(first: torch.Tensor, left: torch.Tensor, right: torch.Tensor, e: com
 
 def diagonal(corner: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """``A_ii = A_00 - sum_{k=1}^{i} G_k . H_{k-1}``, ``(*b, n)`` from the corner ``(*b, 1)``: n r work."""
+    if left.shape[-2] == 0:
+        return corner
     steps = (left[..., 1:, :] * right[..., :-1, :]).sum(-1)
     lead = torch.broadcast_shapes(corner.shape[:-1], steps.shape[:-1])
     corner, steps = corner.expand(*lead, 1), steps.expand(*lead, steps.shape[-1])
@@ -103,6 +108,8 @@ def diagonal_sums(left: torch.Tensor, right: torch.Tensor, e: complex, f: comple
 
     ``tr(A Z_c^k) = s_{-k} + c s_{n-k}`` for c = e and for c = f: two equations, two unknowns.
     """
+    if left.shape[-2] == 0:
+        return first_column(left, right, e, f)
     by_e, by_f = (power_traces(left, right, e, f, c) for c in (e, f))
     lower = (by_e - by_f)[..., 1:] * (1 / (e - f))  # s_{n-k}, k = 1..n-1
     upper = by_f[..., 1:] - lower * f  # s_{-k}
@@ -123,7 +130,7 @@ def squared_norm(left: torch.Tensor, right: torch.Tensor, e: complex, f: complex
         a = circulant_product(conj_e[..., j, :], left.mT, e)  # first columns of Z_e(g_j)^H Z_e(g_k), (*b, r, n)
         v = circulant_product(conj_f[..., j, :], w.mT, f)
         inner = (a[..., 1:] * v[..., 1:].flip(-1) * weights[1:]).sum((-2, -1))
-        total = total + inner + n * (a[..., 0] * v[..., 0]).sum(-1)
+        total = total + inner + n * (a[..., :1] * v[..., :1]).sum((-2, -1))
     return (total.real if total.is_complex() else total) * (1 / abs(e - f) ** 2)
 
 

@@ -23,6 +23,7 @@ import torch
 
 from structmat import backend
 from structmat.functional import fourier_host as host
+from structmat.functional import transforms
 from structmat.functional.lengths import good_length, is_smooth
 
 __all__ = ["Geometry", "convolve", "convolve_transposed", "good_length", "is_smooth", "spectrum"]
@@ -64,7 +65,7 @@ def convolve(a: torch.Tensor, x: torch.Tensor, geometry: Geometry) -> torch.Tens
     wide = backend.compute_dtype(out)
     batch = x.shape[:-1] if a.ndim == 1 else torch.broadcast_shapes(a.shape[:-1], x.shape[:-1])
     if geometry.y == 0 or geometry.x == 0 or 0 in batch:
-        return torch.zeros(*batch, geometry.y, dtype=out, device=x.device)
+        return transforms.nothing((*batch, geometry.y), out, x, a)
     return _apply(a.to(wide), x.to(wide), _Job("y", geometry, tuple(batch))).to(out)
 
 
@@ -75,7 +76,7 @@ def convolve_transposed(a: torch.Tensor, y: torch.Tensor, geometry: Geometry) ->
     wide = backend.compute_dtype(out)
     batch = y.shape[:-1] if a.ndim == 1 else torch.broadcast_shapes(a.shape[:-1], y.shape[:-1])
     if geometry.y == 0 or geometry.x == 0 or 0 in batch:
-        return torch.zeros(*batch, geometry.x, dtype=out, device=y.device)
+        return transforms.nothing((*batch, geometry.x), out, y, a)
     weights = a.to(wide).conj().resolve_conj() if a.is_complex() else a.to(wide)
     return _apply(weights, y.to(wide), _Job("x", geometry, tuple(batch))).to(out)
 
@@ -95,11 +96,10 @@ def spectrum(a: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 def apply_spectrum(hat: torch.Tensor, x: torch.Tensor, geometry: Geometry, real: bool) -> torch.Tensor:
     """``convolve`` with the transform of the weights given; ``real`` says whether the weights are."""
     wide = backend.compute_dtype(x.dtype)
-    if 0 in x.shape:  # MKL refuses transforms of nothing
+    if 0 in x.shape:
         lead = torch.broadcast_shapes(hat.shape[:-1], x.shape[:-1])
-        return torch.zeros(
-            *lead, geometry.y, dtype=x.dtype if real else torch.promote_types(hat.dtype, wide), device=x.device
-        )
+        dtype = x.dtype if real else torch.promote_types(hat.dtype, wide)
+        return transforms.nothing((*lead, geometry.y), dtype, x, hat)
     if real and x.is_complex():
         return torch.complex(apply_spectrum(hat, x.real, geometry, True), apply_spectrum(hat, x.imag, geometry, True))
     x = x.to(wide) if real else x.to(hat.dtype)
@@ -175,7 +175,7 @@ def _analyse(role: str, t: torch.Tensor, g: Geometry) -> torch.Tensor:
     if _scipy_serves(t, g.length):
         transform = scipy.fft.fft if t.is_complex() else scipy.fft.rfft
         return torch.from_numpy(transform(t.detach().resolve_conj().resolve_neg().numpy(), g.length))
-    return torch.fft.fft(t, g.length) if t.is_complex() else torch.fft.rfft(t, g.length)
+    return transforms.fft(t, g.length) if t.is_complex() else transforms.rfft(t, g.length)
 
 
 def _synthesise(job: _Job, hat: torch.Tensor, real: bool) -> torch.Tensor:
@@ -188,7 +188,7 @@ def _synthesise(job: _Job, hat: torch.Tensor, real: bool) -> torch.Tensor:
         transform = scipy.fft.irfft if real else scipy.fft.ifft
         full = torch.from_numpy(transform(hat.detach().resolve_conj().resolve_neg().numpy(), g.length))
     else:
-        full = torch.fft.irfft(hat, g.length) if real else torch.fft.ifft(hat, g.length)
+        full = transforms.irfft(hat, g.length) if real else transforms.ifft(hat, g.length)
     size = getattr(g, role)
     if role == "a" and g.even:
         return torch.cat((full[..., :1], full[..., 1:size] + full[..., g.length - size + 1 :].flip(-1)), -1)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from structmat import backend
+from structmat.functional.transforms import nothing
 
 __all__ = ["Planes", "Stage", "angles_of", "layers", "reflectors", "rotate_rows", "rotation_blocks", "stages"]
 
@@ -48,7 +49,7 @@ def rotate_rows(x: torch.Tensor, angles: torch.Tensor, planes: Planes) -> torch.
     turn = angles.to(backend.real_of(wide))
     y, n = x.to(wide), x.shape[-1]
     cos, sin = torch.cos(turn), torch.sin(turn)
-    lead = x.ndim > 1 and angles.ndim > 1
+    batched = x.ndim > 1 and angles.ndim > 1
     for layer in layers(planes):
         first, second = ([planes[k][side] for k in layer] for side in (0, 1))
         partner = list(range(n))
@@ -59,11 +60,12 @@ def rotate_rows(x: torch.Tensor, angles: torch.Tensor, planes: Planes) -> torch.
         c, s = cos.index_select(-1, which), sin.index_select(-1, which)
         keep = turn.new_ones(*turn.shape[:-1], n).index_copy(-1, where, torch.cat((c, c), -1))
         cross = turn.new_zeros(*turn.shape[:-1], n).index_copy(-1, where, torch.cat((-s, s), -1))
-        if lead:
+        if batched:
             keep, cross = keep[..., None, :], cross[..., None, :]
         y = keep * y + cross * y[..., torch.tensor(partner, device=x.device)]
     if not planes:
-        y = y.expand(*torch.broadcast_shapes(x.shape[: -1 if x.ndim == 1 else -2], angles.shape[:-1]), *x.shape[-2:])
+        lead = torch.broadcast_shapes(x.shape[: -1 if x.ndim == 1 else -2], angles.shape[:-1])
+        y = y.expand(*lead, *x.shape[-2:]) + nothing((), wide, angles)
     return y.to(out)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from structmat import backend
+from structmat.functional.transforms import largest, nothing
 
 __all__ = ["block_size", "blocks", "reflect", "rotate_rows", "wy_factor"]
 
@@ -36,7 +37,7 @@ def normalised(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def _scale_of(vectors: torch.Tensor) -> torch.Tensor:
-    scale = vectors.detach().abs().amax(-1, keepdim=True)
+    scale = largest(vectors.detach().abs())[..., None]
     return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
@@ -86,7 +87,8 @@ def rotate_rows(x: torch.Tensor, vectors: torch.Tensor, phases: torch.Tensor | N
     wide = backend.compute_dtype(out)
     if 0 in vectors.shape:
         lead = vectors.shape[:-2] if phases is None else torch.broadcast_shapes(vectors.shape[:-2], phases.shape[:-1])
-        return x.to(out).expand(*torch.broadcast_shapes(x.shape[:-2], lead), *x.shape[-2:])
+        joined = nothing((), out, vectors, *(() if phases is None else (phases,)))
+        return x.to(out).expand(*torch.broadcast_shapes(x.shape[:-2], lead), *x.shape[-2:]) + joined
     with backend.full_precision(x.device):
         v = vectors.to(wide if vectors.is_complex() else backend.real_of(wide))
         p = None if phases is None else phases.to(backend.real_of(wide))

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from structmat import backend
+from structmat.functional import transforms
 from structmat.functional.fourier import good_length, is_smooth
 
 __all__ = [
@@ -122,8 +123,8 @@ def _checked(role: str, a: torch.Tensor, v: torch.Tensor, g: Geometry, levels: i
     wide = backend.compute_dtype(out)
     batch = tuple(torch.broadcast_shapes(a.shape[: a.ndim - levels], v.shape[: v.ndim - levels]))
     sizes: Sizes = getattr(g, role)
-    if 0 in batch or 0 in sizes or 0 in v.shape:  # MKL refuses transforms of nothing
-        return torch.zeros(*batch, *sizes, dtype=out, device=v.device)
+    if 0 in batch or 0 in sizes or 0 in v.shape:
+        return transforms.nothing((*batch, *sizes), out, v, a)
     return _apply(a.to(wide), v.to(wide), _Job(role, g, batch)).to(out)
 
 
@@ -140,7 +141,7 @@ def apply_spectrum(hat: torch.Tensor, x: torch.Tensor, g: Geometry, real: bool, 
     if 0 in x.shape:
         lead = torch.broadcast_shapes(hat.shape[:-levels], x.shape[:-levels])
         dtype = x.dtype if real else torch.promote_types(hat.dtype, x.dtype)
-        return torch.zeros(*lead, *sizes, dtype=dtype, device=x.device)
+        return transforms.nothing((*lead, *sizes), dtype, x, hat)
     if real and x.is_complex():
         parts = (apply_spectrum(hat, part, g, True, role) for part in (x.real, x.imag))
         return torch.complex(*parts)
@@ -179,10 +180,6 @@ def _combine(role: str, fu: torch.Tensor, fv: torch.Tensor) -> torch.Tensor:
     return fu * fv if role == "y" else fu.conj() * fv
 
 
-def _axes(g: Geometry) -> Sizes:
-    return tuple(range(-len(g.a), 0))
-
-
 def _analyse(role: str, t: torch.Tensor, g: Geometry) -> torch.Tensor:
     """Zero-pad, y behind its shift, and transform."""
     if role == "y" and any(g.shift):
@@ -191,7 +188,7 @@ def _analyse(role: str, t: torch.Tensor, g: Geometry) -> torch.Tensor:
         ]
         t = torch.nn.functional.pad(t, pads)
     t = t.contiguous()  # of strided arrays torch makes strided spectra, on which every later pass is slow
-    return torch.fft.fftn(t, g.lengths, _axes(g)) if t.is_complex() else torch.fft.rfftn(t, g.lengths, _axes(g))
+    return transforms.fftn(t, g.lengths) if t.is_complex() else transforms.rfftn(t, g.lengths)
 
 
 def _synthesise(job: _Job, hat: torch.Tensor, real: bool) -> torch.Tensor:
@@ -200,7 +197,7 @@ def _synthesise(job: _Job, hat: torch.Tensor, real: bool) -> torch.Tensor:
     levels = len(g.a)
     if tuple(hat.shape[:-levels]) != job.batch:
         hat = hat.sum_to_size(*job.batch, *hat.shape[-levels:])
-    full = torch.fft.irfftn(hat, g.lengths, _axes(g)) if real else torch.fft.ifftn(hat, g.lengths, _axes(g))
+    full = transforms.irfftn(hat, g.lengths) if real else transforms.ifftn(hat, g.lengths)
     start = g.shift if role == "y" else (0,) * levels
     sizes: Sizes = getattr(g, role)
     if sizes == g.lengths:

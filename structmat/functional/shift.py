@@ -20,6 +20,7 @@ import numpy
 import torch
 
 from structmat import backend
+from structmat.functional import transforms
 from structmat.functional.circulant import twist
 from structmat.functional.fourier import good_length, is_smooth
 
@@ -70,12 +71,12 @@ class Shift:
     def analyse(self, v: torch.Tensor) -> torch.Tensor:
         """Time to frequency, ``(..., n) -> (..., N)``, complex."""
         if self.twisted:
-            return torch.fft.fft((v if self.turn is None else v * self.turn).to(self.dtype))
-        return torch.fft.fft(v.to(self.dtype), self.length)
+            return transforms.fft((v if self.turn is None else v * self.turn).to(self.dtype))
+        return transforms.fft(v.to(self.dtype), self.length)
 
     def synthesise(self, hat: torch.Tensor) -> torch.Tensor:
         """Frequency to time."""
-        s = torch.fft.ifft(hat)
+        s = transforms.ifft(hat)
         if self.twisted:
             return s if self.unturn is None else s.mul_(self.unturn)  # s is new, and nothing else holds it
         return s[..., : self.n] + torch.nn.functional.pad(s[..., self.n : 2 * self.n - 1], (0, 1)) * self.f
@@ -84,16 +85,16 @@ class Shift:
         """The adjoint of ``synthesise``."""
         if self.twisted:
             if self.unturn is None:
-                return torch.fft.fft(y.to(self.dtype))
+                return transforms.fft(y.to(self.dtype))
             back = self.turn if abs(self.f) == 1 else self.unturn.conj()
             assert back is not None
-            return torch.fft.fft((y * back).to(self.dtype))
+            return transforms.fft((y * back).to(self.dtype))
         over = y[..., : self.n - 1] * (self.f.conjugate() if isinstance(self.f, complex) else self.f)
-        return torch.fft.fft(torch.cat((y, over), -1).to(self.dtype), self.length)
+        return transforms.fft(torch.cat((y, over), -1).to(self.dtype), self.length)
 
     def lower(self, hat: torch.Tensor) -> torch.Tensor:
         """The adjoint of ``analyse``."""
-        v = torch.fft.ifft(hat)
+        v = transforms.ifft(hat)
         if self.twisted:
             if self.turn is None:
                 return v

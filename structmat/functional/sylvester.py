@@ -7,6 +7,7 @@ Source: R. H. Bartels and G. W. Stewart, Solution of the matrix equation AX + XB
 """
 
 import dataclasses
+import math
 
 import numpy
 import scipy.linalg
@@ -87,6 +88,6 @@ def _schur(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n = entries.shape[-1]
     dtype = numpy.result_type(entries.dtype, numpy.complex64)
     found = [scipy.linalg.schur(m, output="complex") for m in entries.reshape(-1, n, n)] if n else []
-    both = numpy.array([(u, t) for t, u in found], dtype=dtype).reshape(-1, 2, n, n)
+    both = numpy.array([(u, t) for t, u in found], dtype=dtype).reshape(math.prod(entries.shape[:-2]), 2, n, n)
     u, t = (torch.as_tensor(both[:, k].reshape(entries.shape), device=a.device) for k in (0, 1))
     return u, t

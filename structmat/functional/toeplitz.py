@@ -12,6 +12,7 @@ import torch
 from structmat import backend
 from structmat.functional import fourier
 from structmat.functional.fourier import Geometry, good_length, is_smooth
+from structmat.functional.transforms import nothing
 
 __all__ = [
     "circulant_entries",
@@ -25,12 +26,20 @@ __all__ = [
     "toeplitz_entries",
     "toeplitz_geometry",
     "toeplitz_product",
+    "toeplitz_rows",
     "work",
 ]
 
 
+def toeplitz_rows(diagonals: int, columns: int) -> int:
+    """The number m of rows: ``diagonals = m + n - 1``, and none of n = 0 columns: the empty matrix is 0 x 0."""
+    return diagonals - columns + 1 if columns else 0
+
+
 def toeplitz_geometry(m: int, n: int) -> Geometry:
     """The cyclic convolution in which an m x n Toeplitz product is embedded; its spectrum bounds ``||A||_2``."""
+    if m == 0 or n == 0:
+        return Geometry(1, 0, 0, n, m)
     return Geometry(good_length(m + n - 1), n - 1, m + n - 1, n, m)
 
 
@@ -41,10 +50,10 @@ def cyclic_geometry(n: int) -> Geometry:
 
 def toeplitz_product(t: torch.Tensor, x: torch.Tensor, columns: int) -> torch.Tensor:
     """``x A^T`` for the Toeplitz matrix of t ``(*b, m + n - 1)``: x ``(..., k, n)`` or one row -> ``(..., k, m)``."""
-    m = t.shape[-1] - columns + 1
+    m = toeplitz_rows(t.shape[-1], columns)
     if t.ndim == 1 and forming_is_cheaper(m, columns, x.numel() // max(1, columns), t.device):
         return _formed(t, x, columns)
-    return _rows(t, x, toeplitz_geometry(t.shape[-1] - columns + 1, columns))
+    return _rows(t, x, toeplitz_geometry(m, columns))
 
 
 def forming_is_cheaper(m: int, n: int, rows: int, device: torch.device) -> bool:
@@ -54,7 +63,7 @@ def forming_is_cheaper(m: int, n: int, rows: int, device: torch.device) -> bool:
     A rule of thumb from trials on one machine, where the gain shrank to nothing between orders 384 and 512; no case of
     the benchmarks measures it yet.
     """
-    return device.type == "cpu" and max(m, n) <= 384 and rows >= max(m, n)
+    return device.type == "cpu" and max(m, n) <= 384 and rows >= max(m, n) > 0
 
 
 def _formed(t: torch.Tensor, x: torch.Tensor, columns: int) -> torch.Tensor:
@@ -118,7 +127,7 @@ def _rows(a: torch.Tensor, x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 def toeplitz_entries(t: torch.Tensor, columns: int) -> torch.Tensor:
     """The dense ``(*b, m, n)`` matrix, by gathering: exact."""
-    m = t.shape[-1] - columns + 1
+    m = toeplitz_rows(t.shape[-1], columns)
     return t[..., _offsets(m, columns, t.device)]
 
 
@@ -134,6 +143,8 @@ def _offsets(m: int, n: int, device: torch.device) -> torch.Tensor:
 def diagonal_sums(a: torch.Tensor) -> torch.Tensor:
     """Sums of the entries ``i - j = k``, k from -(n-1) to m-1: ``(*b, m, n) -> (*b, m + n - 1)``; m n work."""
     m, n = a.shape[-2:]
+    if n == 0:
+        return nothing((*a.shape[:-2], 0), a.dtype, a)
     padded = torch.nn.functional.pad(a.flip(-1), (0, m))  # row i holds its entries at (n - 1 - j); skew the rows by i
     skewed = padded.flatten(-2)[..., : m * (n + m - 1)].unflatten(-1, (m, n + m - 1))
     return skewed.sum(-2)
@@ -147,7 +158,7 @@ def diagonal_means(a: torch.Tensor) -> torch.Tensor:
 
 def diagonal_counts(m: int, n: int, device: torch.device) -> torch.Tensor:
     """How many entries each diagonal has: ``min(m, n + k) - max(0, k)``."""
-    k = torch.arange(-(n - 1), m, device=device)
+    k = torch.arange(-(n - 1), m, device=device) if n else torch.arange(0, device=device)
     return torch.clamp(n + k, max=m) - torch.clamp(k, min=0)
 
 

@@ -18,6 +18,7 @@ import torch
 
 from structmat import backend
 from structmat.functional.cauchy import quotient_sums
+from structmat.functional.transforms import nothing
 
 __all__ = ["BjorckPereyra", "diagonal", "evaluate", "leja_order", "log_slopes", "log_value", "moments", "powers"]
 
@@ -60,7 +61,7 @@ def evaluate(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             result = value if result is None or far is None else result * far + value
     if result is None:
         lead = torch.broadcast_shapes(wide.shape[:-1], rows.shape[:-2])
-        result = rows.new_zeros(*lead, rows.shape[-2], wide.shape[-1])
+        result = nothing((*lead, rows.shape[-2], wide.shape[-1]), rows.dtype, rows, wide)
     result = result.to(out)
     return result[..., 0, :] if v.ndim == 1 else result
 
@@ -76,6 +77,9 @@ def moments(x: torch.Tensor, v: torch.Tensor, count: int) -> torch.Tensor:
         for start in range(0, count, size):
             rows = rows if start == 0 or far is None else rows * far
             pieces.append(rows @ table[..., : min(size, count - start)])
+    if not pieces:
+        lead = torch.broadcast_shapes(wide.shape[:-1], rows.shape[:-2])
+        pieces.append(nothing((*lead, rows.shape[-2], 0), rows.dtype, rows, wide))
     result = torch.cat(pieces, -1).to(out)
     return result[..., 0, :] if v.ndim == 1 else result
 

@@ -12,6 +12,7 @@ from structmat.claims import Claim, Claims
 from structmat.errors import SolveError, StructureError
 from structmat.functional import circulant as fc
 from structmat.functional import toeplitz as ft
+from structmat.functional.transforms import largest
 from structmat.lazy import Product
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
@@ -55,8 +56,6 @@ class Circulant(CirculantFamily):
             raise ValueError(f"Circulant: f must be a Python number (1 circulant, -1 skew-circulant), got {self.f!r}")
         if self.f - self.f != 0:  # infinite or NaN, in a form that traces
             raise ValueError(f"Circulant: f must be finite, got {self.f!r}")
-        if self.column.shape[-1] == 0:
-            raise ValueError("Circulant: column must have at least one entry")
 
     @property
     def shape(self) -> torch.Size:
@@ -168,7 +167,7 @@ class Circulant(CirculantFamily):
 
         def reciprocal(lam: torch.Tensor) -> torch.Tensor:
             size = lam.detach().abs()
-            zero = size <= self._n * torch.finfo(size.dtype).eps * size.amax(-1, keepdim=True)
+            zero = size <= self._n * torch.finfo(size.dtype).eps * largest(size)[..., None]
             return torch.where(zero, torch.zeros_like(lam), 1 / torch.where(zero, torch.ones_like(lam), lam))
 
         return self._of_eigenvalues(reciprocal)
@@ -237,8 +236,9 @@ class Circulant(CirculantFamily):
 
     def slogdet(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self.f == 0:  # lower triangular
-            first = self.column[..., 0].to(backend.compute_dtype(self.dtype))
-            return self._cast(torch.sgn(first) ** self._n), self._cast(self._n * torch.log(first.abs()), real=True)
+            first = self.column[..., :1].to(backend.compute_dtype(self.dtype))
+            sign, logabs = torch.sgn(first).prod(-1) ** self._n, self._n * torch.log(first.abs()).sum(-1)
+            return self._cast(sign), self._cast(logabs, real=True)
         if not self._divides:
             sign, logabs = self._toeplitz().slogdet()
             return sign, logabs
@@ -265,7 +265,7 @@ class Circulant(CirculantFamily):
 
     def _norm_bound(self) -> torch.Tensor:
         if self._normal:
-            return fc.eigenvalues(self.column, self.f).abs().amax(-1)
+            return largest(fc.eigenvalues(self.column, self.f).abs())
         return self._toeplitz()._norm_bound()
 
     def _properties(self) -> Claims:
@@ -309,7 +309,7 @@ class Circulant(CirculantFamily):
     @classmethod
     def identity(cls, n: int, f: complex = 1, **options: Any) -> "Circulant":
         column = torch.zeros(n, **options)
-        column[0] = 1
+        column[:1] = 1
         return cls(column, f)
 
 

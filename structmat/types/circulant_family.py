@@ -56,7 +56,7 @@ class CirculantFamily(Matrix):
         return column[..., :1].to(self.dtype).expand(*column.shape[:-1], self._n)
 
     def trace(self) -> torch.Tensor:
-        return self._n * self._column()[..., 0].to(self.dtype)
+        return self._n * self._column()[..., :1].sum(-1).to(self.dtype)
 
     def eigvals(self) -> torch.Tensor:
         """``fft(D column)`` in FFT order; f = 0: the diagonal entry n times."""

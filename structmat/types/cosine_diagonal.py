@@ -67,9 +67,6 @@ class CosineDiagonal(MultilevelFamily):
 
     def linear(self, x: torch.Tensor) -> torch.Tensor:
         out = torch.promote_types(self.eigenvalues.dtype, x.dtype)
-        if 0 in x.shape:
-            lead = torch.broadcast_shapes(self.batch_shape, x.shape[:-2])
-            return torch.zeros(*lead, *x.shape[-2:], dtype=out, device=x.device)
         return self._between(self._wide(), x).to(out)
 
     def transpose(self) -> Matrix:

@@ -9,6 +9,7 @@ from structmat import backend
 from structmat._nearest import distance_check
 from structmat.claims import Claim, Claims
 from structmat.errors import SolveError
+from structmat.functional.transforms import largest
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
 
@@ -56,7 +57,7 @@ class Diagonal(Matrix):
     def pinv(self) -> Matrix:
         """Entries below ``n eps max|entries|`` count as zero, as in ``torch.linalg.pinv``."""
         size = self.entries.abs()
-        cut = size.shape[-1] * torch.finfo(size.dtype).eps * size.detach().amax(-1, keepdim=True)
+        cut = size.shape[-1] * torch.finfo(size.dtype).eps * self._norm_bound().detach()[..., None]
         zero = size <= cut
         return Diagonal(torch.where(zero, torch.zeros_like(self.entries), 1 / torch.where(zero, 1, self.entries)))
 
@@ -102,8 +103,7 @@ class Diagonal(Matrix):
         return Diagonal(self.entries * (factor[..., 0] if isinstance(factor, torch.Tensor) and factor.ndim else factor))
 
     def _norm_bound(self) -> torch.Tensor:
-        size = self.entries.abs()
-        return size.amax(-1) if size.shape[-1] else size.sum(-1)
+        return largest(self.entries.abs())
 
     def _properties(self) -> Claims:
         return Claims(_DIAGONAL)

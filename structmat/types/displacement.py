@@ -1,5 +1,6 @@
 """Matrices of low displacement rank: everything that becomes a sum of products of two f-circulants."""
 
+import math
 import numbers
 from collections.abc import Mapping
 from typing import ClassVar
@@ -52,10 +53,6 @@ class LowDisplacementRank(DisplacementSolves):
             raise ShapeError(
                 f"LowDisplacementRank: left has shape {tuple(self.left.shape)}, right {tuple(self.right.shape)}; both "
                 "are (*batch, n, r) with one n and one r"
-            )
-        if self.left.shape[-2] == 0:
-            raise ShapeError(
-                "LowDisplacementRank: left and right must have at least one row, (*batch, n, r) with n >= 1"
             )
         for name, number in (("e", self.e), ("f", self.f)):
             if isinstance(number, bool) or not isinstance(number, (numbers.Complex, torch.SymInt, torch.SymFloat)):
@@ -114,7 +111,7 @@ class LowDisplacementRank(DisplacementSolves):
         return fm.diagonal(corner, left.to(corner.dtype), right.to(corner.dtype)).to(self.dtype)
 
     def trace(self) -> torch.Tensor:
-        return fm.power_traces(*self._wide(), self.e, self.f, self.f)[..., 0].to(self.dtype)
+        return fm.power_traces(*self._wide(), self.e, self.f, self.f)[..., :1].sum(-1).to(self.dtype)
 
     def diagonal_sums(self) -> torch.Tensor:
         """``s_k = sum_{i-j=k} A_ij`` for k from -(n-1) to n-1, ``(*batch, 2n - 1)``, in O(r n log n)."""
@@ -212,7 +209,7 @@ class LowDisplacementRank(DisplacementSolves):
         if self._r == 0:
             left, right = (torch.nn.functional.pad(t, (0, 1)) for t in (left, right))
         lead = self.batch_shape
-        g, h = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (left, right))
+        g, h = (t.expand(*lead, *t.shape[-2:]).reshape(math.prod(lead), *t.shape[-2:]) for t in (left, right))
         return g, h
 
     def _linear_kept(self, kept: tuple[torch.Tensor, ...], x: torch.Tensor) -> torch.Tensor:

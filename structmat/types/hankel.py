@@ -51,17 +51,17 @@ class Hankel(Matrix):
         if (
             isinstance(self.columns, bool)
             or not isinstance(self.columns, (int, torch.SymInt))
-            or not 1 <= self.columns <= length
+            or not min(1, length) <= self.columns <= length
         ):
             raise ShapeError(
                 f"Hankel: {length} antidiagonals (m + n - 1) do not allow columns={self.columns!r}; "
-                f"legal are 1 to {length}, and m = antidiagonals - columns + 1"
+                f"legal are {min(1, length)} to {length}, and m = antidiagonals - columns + 1"
             )
 
     @property
     def shape(self) -> torch.Size:
         *batch, length = self.antidiagonals.shape
-        return torch.Size((*batch, length - self.columns + 1, self.columns))
+        return torch.Size((*batch, ft.toeplitz_rows(length, self.columns), self.columns))
 
     def _size(self) -> tuple[int, int]:
         return int(self.shape[-2]), int(self.shape[-1])
@@ -178,7 +178,7 @@ class Hankel(Matrix):
     def random(cls, m: int, n: int | None = None, *, generator: Any = None, **options: Any) -> "Hankel":
         """Standard normal antidiagonals over ``sqrt(n)``."""
         n = m if n is None else n
-        return cls(torch.randn(m + n - 1, generator=generator, **options) / n**0.5, n)
+        return cls(torch.randn(max(0, m + n - 1), generator=generator, **options) / n**0.5, n)
 
 
 def _sign_of_flip(n: int) -> int:

@@ -8,7 +8,6 @@ import torch
 from structmat import dispatch
 from structmat._nearest import distance_check, require_square_entries
 from structmat.claims import Claim, Claims
-from structmat.errors import ShapeError
 from structmat.functional import toeplitz as ft
 from structmat.matrix import Matrix
 from structmat.types.toeplitz_family import ToeplitzFamily
@@ -35,10 +34,6 @@ class HermitianToeplitz(ToeplitzFamily):
 
     core: ClassVar[Mapping[str, int]] = {"column": 1}
     column: torch.Tensor
-
-    def _validate(self) -> None:
-        if self.column.shape[-1] == 0:
-            raise ShapeError("HermitianToeplitz: column must have at least one entry")
 
     @property
     def shape(self) -> torch.Size:
@@ -98,7 +93,7 @@ class HermitianToeplitz(ToeplitzFamily):
     @classmethod
     def identity(cls, n: int, **options: Any) -> "HermitianToeplitz":
         column = torch.zeros(n, **options)
-        column[0] = 1
+        column[:1] = 1
         return cls(column)
 
 

@@ -9,7 +9,7 @@ import torch
 from structmat import backend, dispatch
 from structmat._nearest import distance_check, require_square_entries
 from structmat.claims import Claim, Claims
-from structmat.errors import DtypeError, ShapeError, StructureError
+from structmat.errors import DtypeError, StructureError
 from structmat.functional import circulant as fc
 from structmat.functional import toeplitz as ft
 from structmat.matrix import Matrix
@@ -53,11 +53,9 @@ class OrthogonalCirculant(CirculantFamily):
             raise DtypeError(f"OrthogonalCirculant: angles are real, got {self.angles.dtype}")
         if not isinstance(self.signs, tuple) or any(s not in (1, -1) for s in self.signs):
             raise ValueError(f"OrthogonalCirculant: signs must be a tuple of +1 and -1, got {self.signs!r}")
-        if len(self.signs) not in legal[self.f]:
+        if len(self.signs) not in legal[self.f] and self.angles.shape[-1] + len(self.signs):
             right = "one sign (odd n) or two (even n)" if self.f == 1 else "no sign (even n) or one (odd n)"
             raise ValueError(f"OrthogonalCirculant: f = {self.f} has {right}, got {len(self.signs)}")
-        if self.angles.shape[-1] + len(self.signs) == 0:
-            raise ShapeError("OrthogonalCirculant: no angle and no sign leave a matrix of order 0")
 
     @property
     def shape(self) -> torch.Size:

@@ -1,5 +1,6 @@
 """Permutation matrices: one index a row."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -96,7 +97,8 @@ class Permutation(Matrix):
         return self.inv()
 
     def to_dense(self) -> torch.Tensor:
-        return torch.nn.functional.one_hot(self.indices, self.indices.shape[-1]).to(self._entry_dtype())
+        places = torch.arange(self.indices.shape[-1], device=self.indices.device)
+        return (self.indices[..., None] == places).to(self._entry_dtype())
 
     def _entry_dtype(self) -> torch.dtype:
         return self.dtype or torch.get_default_dtype()
@@ -155,7 +157,8 @@ class Permutation(Matrix):
         if dense.ndim < 2 or dense.shape[-1] != dense.shape[-2]:
             raise ShapeError(f"Permutation.nearest: a square matrix is needed, got shape {tuple(dense.shape)}")
         real = (dense.real if dense.is_complex() else dense).detach().to(torch.float64).cpu()
-        found = [scipy.optimize.linear_sum_assignment(a, maximize=True)[1] for a in real.reshape(-1, *dense.shape[-2:])]
+        each = real.reshape(math.prod(dense.shape[:-2]), *dense.shape[-2:])
+        found = [scipy.optimize.linear_sum_assignment(a, maximize=True)[1] for a in each]
         indices = torch.as_tensor(numpy.stack(found) if found else numpy.zeros((0, dense.shape[-1])))
         return cls(indices.to(torch.int64).reshape(dense.shape[:-1]).to(dense.device), dense.dtype)
 

@@ -47,18 +47,18 @@ class Toeplitz(ToeplitzFamily):
         if (
             isinstance(self.columns, bool)
             or not isinstance(self.columns, (int, torch.SymInt))
-            or not 1 <= self.columns <= length
+            or not min(1, length) <= self.columns <= length
         ):
             raise ShapeError(
                 f"Toeplitz: {length} diagonals (m + n - 1) do not allow columns={self.columns!r}; "
-                f"legal are 1 to {length}, "
+                f"legal are {min(1, length)} to {length}, "
                 "and m = diagonals - columns + 1"
             )
 
     @property
     def shape(self) -> torch.Size:
         *batch, length = self.diagonals.shape
-        return torch.Size((*batch, length - self.columns + 1, self.columns))
+        return torch.Size((*batch, ft.toeplitz_rows(length, self.columns), self.columns))
 
     def _diagonals(self) -> torch.Tensor:
         return self.diagonals
@@ -87,12 +87,12 @@ class Toeplitz(ToeplitzFamily):
     def random(cls, m: int, n: int | None = None, *, generator: Any = None, **options: Any) -> "Toeplitz":
         """Standard normal diagonals over ``sqrt(n)``."""
         n = m if n is None else n
-        return cls(torch.randn(m + n - 1, generator=generator, **options) / n**0.5, n)
+        return cls(torch.randn(max(0, m + n - 1), generator=generator, **options) / n**0.5, n)
 
     @classmethod
     def identity(cls, n: int, **options: Any) -> "Toeplitz":
-        diagonals = torch.zeros(2 * n - 1, **options)
-        diagonals[n - 1] = 1
+        diagonals = torch.zeros(max(0, 2 * n - 1), **options)
+        diagonals[n - 1 : n] = 1
         return cls(diagonals, n)
 
 
@@ -112,10 +112,6 @@ class SymmetricToeplitz(ToeplitzFamily):
 
     core: ClassVar[Mapping[str, int]] = {"column": 1}
     column: torch.Tensor
-
-    def _validate(self) -> None:
-        if self.column.shape[-1] == 0:
-            raise ShapeError("SymmetricToeplitz: column must have at least one entry")
 
     @property
     def shape(self) -> torch.Size:
@@ -161,7 +157,7 @@ class SymmetricToeplitz(ToeplitzFamily):
     @classmethod
     def identity(cls, n: int, **options: Any) -> "SymmetricToeplitz":
         column = torch.zeros(n, **options)
-        column[0] = 1
+        column[:1] = 1
         return cls(column)
 
 

@@ -30,7 +30,7 @@ class Vandermonde(Matrix):
     Cost:     linear 2 m n flops a row in blocks (m sqrt(n) memory); solve n^2 a row and n memory after n^2 to order
               the nodes; slogdet n^2. Where nodes overflow their powers, so does the matrix.
     Closed:   transpose, slices of rows and of leading columns, X * X.
-    Raises:   ShapeError if columns < 1; SolveError from solve where two nodes are equal, or the error is too large.
+    Raises:   ShapeError if columns < 0; SolveError from solve where two nodes are equal, or the error is too large.
     Example:
         >>> sm.Vandermonde(torch.tensor([2.0, 3.0]), columns=3).to_dense()
         tensor([[1., 2., 4.],
@@ -46,10 +46,8 @@ class Vandermonde(Matrix):
 
     def _validate(self) -> None:
         known = isinstance(self.columns, (int, torch.SymInt)) and not isinstance(self.columns, bool)
-        if not known or self.columns < 1:
-            raise ShapeError(f"Vandermonde: columns={self.columns!r}; legal are 1, 2, 3, ...")
-        if self.nodes.shape[-1] == 0:
-            raise ShapeError("Vandermonde: nodes must have at least one entry")
+        if not known or self.columns < 0:
+            raise ShapeError(f"Vandermonde: columns={self.columns!r}; legal are 0, 1, 2, ...")
 
     @property
     def shape(self) -> torch.Size:
