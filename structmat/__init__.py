@@ -16,6 +16,7 @@ from structmat.errors import (
     SolveError,
     StructureError,
 )
+from structmat.identification import identify
 from structmat.lazy import Implicit, Inverse, Product, Scaled, Sum
 from structmat.matrix import Matrix, allclose
 from structmat.types.block_circulant import BlockCirculant
@@ -104,6 +105,7 @@ __all__ = [
     "dft",
     "hadamard",
     "hankel",
+    "identify",
     "kron",
     "kron_sum",
     "linalg",

@@ -38,9 +38,11 @@ FLOORS = {
     "algebra": 5.0,
     "linalg_toeplitz": 5.05,
     "linalg": 5.1,
+    "identification": 5.1,
     "nn": 5.2,
     "testing": 5.3,
     "adapters": 5.3,
+    "__main__": 6.0,
 }
 # Only these third-party packages may be imported plainly; everything else goes through _optional.need or _OWN_EXTRA.
 REQUIRED = {"torch", "numpy", "scipy", "opt_einsum"}
