@@ -11,7 +11,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 REPORTS := out/check
 SPHINX := $(PY) -m sphinx -W --keep-going -q -d docs/_build/doctrees
 
-.PHONY: help demo test test-ci check bench docs api clean
+.PHONY: help demo test test-ci check bench docs api mutants clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -35,6 +35,10 @@ bench: ## the benchmarks against the peers (ARGS="--quick")
 docs: ## the documentation, warnings are errors, into docs/_build/html
 	@tools/install.sh docs docs
 	$(SPHINX) -b html docs docs/_build/html
+
+mutants: ## break the library in 200 places, one at a time, and count what the tests notice (ARGS="--seed 5 --count 40")
+	@tools/install.sh test testing,demo pytest-xdist
+	$(PY) tests/mutants.py --jobs $(WORKERS) $(ARGS)
 
 api: ## write tests/public_api.txt anew, after an intended change of the public API
 	@tools/install.sh test testing,demo pytest-xdist
