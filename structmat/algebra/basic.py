@@ -94,51 +94,74 @@ def _identity_plus_diagonal(a: Identity, b: Diagonal) -> Matrix:
     return _diagonal_plus_identity(b, a)
 
 
+def _multiple_of(a: Matrix) -> Identity | None:
+    """I, if the matrix is s I by its type."""
+    return a.matrix if isinstance(a, Scaled) and isinstance(a.matrix, Identity) else None
+
+
+def _one(a: Identity, b: Identity) -> Identity:
+    """I in the dtype that both promote to."""
+    return b if a.dtype is None else _as(a, b)  # type: ignore[return-value]
+
+
+@rule("add", Identity, Identity)
+def _two(a: Identity, b: Identity) -> Matrix:
+    """A multiple of the identity."""
+    return scaled(_one(a, b), 2)
+
+
 @rule("add", Identity, Scaled)
 def _identity_plus_scaled(a: Identity, b: Scaled) -> Matrix:
-    """``I - Q`` for a product of reflections Q is LowRank, exactly; else lazy."""
+    """``I + s I`` is a multiple of I; ``I - Q`` for a product of reflections Q is LowRank, exactly; else lazy."""
+    if (other := _multiple_of(b)) is not None:
+        return scaled(_one(a, other), 1 + b.scale)
     q = b.matrix
     if isinstance(q, HouseholderProduct) and not isinstance(b.scale, torch.Tensor) and b.scale == -1:
-        return LowRank(*identity_minus(q))
+        return _as(LowRank(*identity_minus(q)), a)
     return _lazily("add", a, b)
+
+
+@rule("add", Scaled, Identity)
+def _scaled_plus_identity(a: Scaled, b: Identity) -> Matrix:
+    """As the other way round."""
+    return _identity_plus_scaled(b, a)
+
+
+@rule("add", Scaled, Scaled)
+def _scaled_sum(a: Scaled, b: Scaled) -> Matrix:
+    """``s I + t I`` is a multiple of I; else lazy."""
+    one, other = _multiple_of(a), _multiple_of(b)
+    if one is None or other is None:
+        return _lazily("add", a, b)
+    return scaled(_one(one, other), a.scale + b.scale)
 
 
 @rule("add", HouseholderProduct, Scaled)
 def _rotation_plus_scaled(a: HouseholderProduct, b: Scaled) -> Matrix:
     """``Q - I`` is LowRank, exactly; else lazy."""
-    if isinstance(b.matrix, Identity) and not isinstance(b.scale, torch.Tensor) and b.scale == -1:
-        return scaled(LowRank(*identity_minus(a)), -1)
+    other = _multiple_of(b)
+    if other is not None and not isinstance(b.scale, torch.Tensor) and b.scale == -1:
+        return _as(scaled(LowRank(*identity_minus(a)), -1), other)
     return _lazily("add", a, b)
 
 
-# -- entrywise products -------------------------------------------------------------------------------------------
+@rule("add", Scaled, HouseholderProduct)
+def _scaled_plus_rotation(a: Scaled, b: HouseholderProduct) -> Matrix:
+    """``-I + Q`` is LowRank, exactly; else lazy."""
+    return _rotation_plus_scaled(b, a)
 
 
-@rule("hadamard", Diagonal, Matrix)
-def _diagonal_entrywise(a: Diagonal, b: Matrix) -> Matrix:
-    """Diagonal: only the diagonal of the other survives."""
-    return Diagonal(a.entries * b.diagonal())
+@rule("add", Diagonal, Scaled)
+def _diagonal_plus_scaled(a: Diagonal, b: Scaled) -> Matrix:
+    """Diagonal for s I; else lazy."""
+    other = _multiple_of(b)
+    if other is None:
+        return _lazily("add", a, b)
+    s = b.scale[..., 0] if isinstance(b.scale, torch.Tensor) and b.scale.ndim else b.scale
+    return _as(Diagonal(a.entries + s), other)
 
 
-@rule("hadamard", Matrix, Diagonal)
-def _entrywise_diagonal(a: Matrix, b: Diagonal) -> Matrix:
-    """Diagonal: only the diagonal of the other survives."""
-    return Diagonal(a.diagonal() * b.entries)
-
-
-@rule("hadamard", Diagonal, Diagonal)
-def _diagonals_entrywise(a: Diagonal, b: Diagonal) -> Matrix:
-    """Diagonal."""
-    return Diagonal(a.entries * b.entries)
-
-
-@rule("hadamard", Diagonal, Dense)
-def _diagonal_dense_entrywise(a: Diagonal, b: Dense) -> Matrix:
-    """Diagonal."""
-    return Diagonal(a.entries * b.diagonal())
-
-
-@rule("hadamard", Dense, Diagonal)
-def _dense_diagonal_entrywise(a: Dense, b: Diagonal) -> Matrix:
-    """Diagonal."""
-    return Diagonal(a.diagonal() * b.entries)
+@rule("add", Scaled, Diagonal)
+def _scaled_plus_diagonal(a: Scaled, b: Diagonal) -> Matrix:
+    """Diagonal for s I; else lazy."""
+    return _diagonal_plus_scaled(b, a) if _multiple_of(a) is not None else _lazily("add", a, b)

@@ -11,7 +11,7 @@ from structmat.algebra.toeplitz import constant_of
 from structmat.dispatch import call, lookup, rule
 from structmat.functional import displacement_algebra as fa
 from structmat.lazy import Product, Scaled, Slice
-from structmat.matrix import Matrix, add, matmul, scaled
+from structmat.matrix import Matrix, add, scaled
 from structmat.types.circulant_family import CirculantFamily
 from structmat.types.diagonal import Diagonal, Identity
 from structmat.types.displacement import LowDisplacementRank
@@ -190,18 +190,6 @@ def _plus_diagonal(a: LowDisplacementRank, b: Diagonal) -> Matrix:
 def _diagonal_plus(a: Diagonal, b: LowDisplacementRank) -> Matrix:
     """LowDisplacementRank for a diagonal of one expanded number: one more column; else lazy."""
     return _plus_diagonal(b, a) if constant_of(a) is not None else _lazily("add", a, b)
-
-
-@rule("matmul", LowDisplacementRank, Scaled)
-def _times_scaled(a: LowDisplacementRank, b: Scaled) -> Matrix:
-    """LowDisplacementRank for s I; else lazy."""
-    return matmul(scaled(a, b.scale), b.matrix) if isinstance(b.matrix, Identity) else _lazily("matmul", a, b)
-
-
-@rule("matmul", Scaled, LowDisplacementRank)
-def _scaled_times(a: Scaled, b: LowDisplacementRank) -> Matrix:
-    """LowDisplacementRank for s I; else lazy."""
-    return matmul(a.matrix, scaled(b, a.scale)) if isinstance(a.matrix, Identity) else _lazily("matmul", a, b)
 
 
 @rule("matmul", LowDisplacementRank, Diagonal)

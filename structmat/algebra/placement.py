@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from structmat.dispatch import lookup, rule
-from structmat.lazy import Scaled
+from structmat.lazy import Product, Scaled
 from structmat.matrix import Matrix
 from structmat.types.block_diagonal import BlockDiagonal
 from structmat.types.dense import Dense
@@ -26,7 +26,7 @@ def _lazily(verb: str, a: Matrix, b: Matrix) -> Matrix:
 # -- Zero ---------------------------------------------------------------------------------------------------------
 
 
-def _joint(a: Matrix, b: Matrix, m: int, n: int) -> Zero:
+def joint(a: Matrix, b: Matrix, m: int, n: int) -> Zero:
     """Zeros of the dtype, the device and the batch that the two operands have together."""
     dtype = b.dtype if a.dtype is None else a.dtype
     if a.dtype is not None and b.dtype is not None:
@@ -37,7 +37,7 @@ def _joint(a: Matrix, b: Matrix, m: int, n: int) -> Zero:
 
 def _unchanged(a: Matrix, zero: Zero) -> Matrix:
     """A + 0 is A in the dtype and the batch of both; lazy where A's type cannot hold these."""
-    wanted = _joint(a, zero, *(int(s) for s in a.shape[-2:]))
+    wanted = joint(a, zero, *(int(s) for s in a.shape[-2:]))
     found = a if wanted.dtype in (None, a.dtype) else a.to(dtype=wanted.dtype)
     if found.batch_shape != wanted.batch_shape and found.core:
         found = found._picked((), tuple(wanted.batch_shape))
@@ -49,12 +49,12 @@ def _zero_products(kind: type[Matrix]) -> None:
     @rule("matmul", Zero, kind)
     def left(a: Zero, b: Matrix) -> Matrix:
         """Zero."""
-        return _joint(a, b, a.m, int(b.shape[-1]))
+        return joint(a, b, a.m, int(b.shape[-1]))
 
     @rule("matmul", kind, Zero)
     def right(a: Matrix, b: Zero) -> Matrix:
         """Zero."""
-        return _joint(a, b, int(a.shape[-2]), b.n)
+        return joint(a, b, int(a.shape[-2]), b.n)
 
 
 def _zero_sums(kind: type[Matrix]) -> None:
@@ -69,23 +69,10 @@ def _zero_sums(kind: type[Matrix]) -> None:
         return _unchanged(a, b)
 
 
-def _zero_entrywise(kind: type[Matrix]) -> None:
-    @rule("hadamard", Zero, kind)
-    def left(a: Zero, b: Matrix) -> Matrix:
-        """Zero."""
-        return _joint(a, b, a.m, a.n)
-
-    @rule("hadamard", kind, Zero)
-    def right(a: Matrix, b: Zero) -> Matrix:
-        """Zero."""
-        return _joint(a, b, b.m, b.n)
-
-
 # A type that has rules with every matrix meets Zero in two rules, so the pair needs one of its own.
 _MEETING: dict[Callable[[type[Matrix]], None], tuple[type[Matrix], ...]] = {
     _zero_products: (Matrix, Dense, LowRank, Identity),
     _zero_sums: (Matrix, Dense),
-    _zero_entrywise: (Matrix, Dense, Diagonal),
 }
 for _enter, _kinds in _MEETING.items():
     for _kind in _kinds:
@@ -95,19 +82,13 @@ for _enter, _kinds in _MEETING.items():
 @rule("matmul", Zero, Zero)
 def _zero_zero(a: Zero, b: Zero) -> Matrix:
     """Zero."""
-    return _joint(a, b, a.m, b.n)
+    return joint(a, b, a.m, b.n)
 
 
 @rule("add", Zero, Zero)
 def _zero_plus_zero(a: Zero, b: Zero) -> Matrix:
     """Zero."""
-    return _joint(a, b, a.m, a.n)
-
-
-@rule("hadamard", Zero, Zero)
-def _zero_times_zero(a: Zero, b: Zero) -> Matrix:
-    """Zero."""
-    return _joint(a, b, a.m, a.n)
+    return joint(a, b, a.m, a.n)
 
 
 # -- BlockDiagonal ------------------------------------------------------------------------------------------------
@@ -173,6 +154,17 @@ def _scaled_plus_block(a: Scaled, b: BlockDiagonal) -> Matrix:
     return _block_plus_scaled(b, a) if isinstance(a.matrix, Identity) else _lazily("add", a, b)
 
 
+# -- Permutation --------------------------------------------------------------------------------------------------
+
+
+@rule("matmul", Permutation, Diagonal)
+def _permuted_diagonal(a: Permutation, b: Diagonal) -> Matrix:
+    """Product of a Diagonal and a Permutation, in this order: ``P D = D' P``, so that further ones of both join."""
+    lead = torch.broadcast_shapes(a.indices.shape, b.entries.shape)
+    moved = b.entries.expand(lead).gather(-1, a.indices.expand(lead))
+    return Product((Diagonal(moved), a))
+
+
 # -- Kronecker products of these ------------------------------------------------------------------------------------
 
 
@@ -185,7 +177,7 @@ def _kron_diagonals(a: Diagonal, b: Diagonal) -> Matrix:
 @rule("kron", Identity, Identity)
 def _kron_identities(a: Identity, b: Identity) -> Matrix:
     """Identity."""
-    return Identity(a.n * b.n, _joint(a, b, 1, 1).dtype, b.device if a.device is None else a.device)
+    return Identity(a.n * b.n, joint(a, b, 1, 1).dtype, b.device if a.device is None else a.device)
 
 
 @rule("kron", Permutation, Identity)
@@ -209,16 +201,16 @@ def _as_permutation(a: Identity, like: Permutation) -> Permutation:
 @rule("kron", Zero, Matrix)
 def _kron_zero(a: Zero, b: Matrix) -> Matrix:
     """Zero."""
-    return _joint(a, b, a.m * int(b.shape[-2]), a.n * int(b.shape[-1]))
+    return joint(a, b, a.m * int(b.shape[-2]), a.n * int(b.shape[-1]))
 
 
 @rule("kron", Matrix, Zero)
 def _kron_any_zero(a: Matrix, b: Zero) -> Matrix:
     """Zero."""
-    return _joint(a, b, int(a.shape[-2]) * b.m, int(a.shape[-1]) * b.n)
+    return joint(a, b, int(a.shape[-2]) * b.m, int(a.shape[-1]) * b.n)
 
 
 @rule("kron", Zero, Zero)
 def _kron_zeros(a: Zero, b: Zero) -> Matrix:
     """Zero."""
-    return _joint(a, b, a.m * b.m, a.n * b.n)
+    return joint(a, b, a.m * b.m, a.n * b.n)

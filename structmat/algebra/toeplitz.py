@@ -73,19 +73,7 @@ def _hankel_product(a: Hankel, b: Hankel) -> Matrix:
 
 
 def _multiple_rules(kind: type[Matrix]) -> None:
-    """Products with s I, which scale: closed in every type here."""
-
-    @rule("matmul", kind, Scaled)
-    def times_scaled(a: Matrix, b: Scaled) -> Matrix:
-        """The same type for s I; else lazy."""
-        inner = b.matrix
-        return scaled(_as(a, inner), b.scale) if isinstance(inner, Identity) else _lazily("matmul", a, b)
-
-    @rule("matmul", Scaled, kind)
-    def scaled_times(a: Scaled, b: Matrix) -> Matrix:
-        """The same type for s I; else lazy."""
-        inner = a.matrix
-        return scaled(_as(b, inner), a.scale) if isinstance(inner, Identity) else _lazily("matmul", a, b)
+    """Products with a diagonal that is s I by its layout: they scale, which is closed in every type here."""
 
     @rule("matmul", kind, Diagonal)
     def times_diagonal(a: Matrix, b: Diagonal) -> Matrix:

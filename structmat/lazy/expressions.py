@@ -10,10 +10,10 @@ import torch
 
 from structmat import backend, dispatch
 from structmat import claims as survive
-from structmat._shell import broadcast, check_pair
+from structmat._shell import broadcast, check_pair, require_floating
 from structmat.claims import Claims
 from structmat.errors import ShapeError, SolveError
-from structmat.matrix import Matrix
+from structmat.matrix import Matrix, matmul, scaled
 from structmat.solving import Factorisation, Options, SolveInfo
 
 __all__ = ["Product", "Scaled", "tree"]
@@ -141,6 +141,10 @@ class Scaled(Matrix):
     matrix: Matrix
     scale: complex | torch.Tensor
 
+    def _validate(self) -> None:
+        if isinstance(self.scale, torch.Tensor):
+            require_floating("Scaled", scale=self.scale)
+
     @property
     def shape(self) -> torch.Size:
         return torch.Size((*self.batch_shape, *self.matrix.shape[-2:]))
@@ -242,10 +246,35 @@ class Scaled(Matrix):
 
 @dispatch.rule("matmul", Matrix, Matrix)
 def _product(a: Matrix, b: Matrix) -> Matrix:
-    """Lazy: the factors side by side."""
-    left = a.factors if isinstance(a, Product) and not a._assumed else (a,)
-    right = b.factors if isinstance(b, Product) and not b._assumed else (b,)
-    return Product((*left, *right))
+    """Lazy: the factors side by side; two that meet are multiplied where their product is closed."""
+    left, right = _factors(a), _factors(b)
+    if len(left) + len(right) == 2:
+        closed = _unscaled(a, b)
+        return Product((a, b)) if closed is None else closed
+    met = matmul(left[-1], right[0])
+    if isinstance(met, Product) and [type(f) for f in met.factors] == [type(left[-1]), type(right[0])]:
+        return Product((*left, *right))
+    if left[:-1]:
+        met = matmul(_of(left[:-1]), met)
+    return matmul(met, _of(right[1:])) if right[1:] else met
+
+
+def _factors(a: Matrix) -> tuple[Matrix, ...]:
+    return a.factors if isinstance(a, Product) and not a._assumed else (a,)
+
+
+def _of(factors: tuple[Matrix, ...]) -> Matrix:
+    return factors[0] if len(factors) == 1 else Product(factors)
+
+
+def _unscaled(a: Matrix, b: Matrix) -> Matrix | None:
+    """``(s A) B = s (A B)``, if A B is closed: s I times any matrix is of that matrix's type."""
+    for one, other, first in ((a, b, True), (b, a, False)):
+        if isinstance(one, Scaled) and not one._assumed:
+            inner = matmul(one.matrix, other) if first else matmul(other, one.matrix)
+            if not isinstance(inner, Product):
+                return scaled(inner, one.scale)
+    return None
 
 
 @dispatch.rule("scaled", Matrix)
