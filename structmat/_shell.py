@@ -18,6 +18,7 @@ __all__ = [
     "check_pair",
     "common_dtype",
     "name_of",
+    "require_floating",
     "require_square",
 ]
 
@@ -52,16 +53,22 @@ def as_operand(value: Any, like: torch.dtype | None, device: torch.device | None
     return value
 
 
+def require_floating(place: str | Place, **tensors: torch.Tensor) -> None:
+    """DtypeError for a tensor of integers or booleans, by its name."""
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise DtypeError(
+                f"{place}: {name} must be floating point or complex, got {tensor.dtype}; convert it first, "
+                f"e.g. {name}.to(torch.float64)"
+            )
+
+
 def as_entries(dense: Any, place: str | Place) -> torch.Tensor:
     """A dense matrix ``(*batch, m, n)`` from a tensor or a numpy array; integers, booleans and vectors are refused."""
     tensor = torch.as_tensor(dense) if isinstance(dense, numpy.ndarray) else dense
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{place}: the matrix must be a tensor or a numpy array, got {type(dense).__name__}")
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        raise DtypeError(
-            f"{place}: the matrix must be floating point or complex, got {tensor.dtype}; convert it first, "
-            "e.g. dense.to(torch.float64)"
-        )
+    require_floating(place, dense=tensor)
     if tensor.ndim < 2:
         raise ShapeError(f"{place}: a matrix (*batch, m, n) is needed, got shape {tuple(tensor.shape)}")
     return tensor

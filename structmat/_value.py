@@ -143,6 +143,8 @@ class Value:
         device = options.pop("device", next((t for t in target if not isinstance(t, torch.dtype)), None))
         if options:
             raise TypeError(f"{type(self).__name__}.to: unknown options {sorted(options)}; legal: dtype, device")
+        if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+            raise DtypeError(f"{type(self).__name__}.to({dtype}): legal dtypes are floating point or complex")
         new = self._map(lambda name, t: t.to(device=device, dtype=self._target_dtype(name, t, dtype)))
         for value in nested(new):  # all of them are new objects: _map made them
             for name, wanted in (("dtype", dtype), ("device", torch.device(device) if device is not None else None)):

@@ -52,7 +52,7 @@ PARAMETERS: list[tuple[str, type[Exception], Callable[[], Any], str]] = [
     ("identity order", ValueError, lambda: sm.Identity(-1), r"Identity\(-1\): the order must not be negative"),
     (
         "identity dtype",
-        ValueError,
+        sm.DtypeError,
         lambda: sm.Identity(2, torch.int64),
         r"legal dtypes are floating point or complex, or None",
     ),

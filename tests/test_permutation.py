@@ -130,7 +130,7 @@ def test_without_a_dtype_it_takes_that_of_the_other() -> None:
 def test_bad_indices(indices: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         sm.Permutation(indices)
-    with pytest.raises(ValueError, match="legal dtypes are floating point or complex"):
+    with pytest.raises(sm.DtypeError, match="legal dtypes are floating point or complex"):
         sm.Permutation([0], torch.int32)
 
 

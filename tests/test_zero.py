@@ -117,7 +117,7 @@ def test_singular(verb: str) -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"Zero\(-1, 2, batch=\(\)\): sizes must not be negative"):
         sm.Zero(-1, 2)
-    with pytest.raises(ValueError, match=r"Zero\(dtype=torch.int64\): legal dtypes are floating point or complex"):
+    with pytest.raises(sm.DtypeError, match=r"Zero\(dtype=torch.int64\): legal dtypes are floating point or complex"):
         sm.Zero(1, 2, torch.int64)
     with pytest.raises(sm.ShapeError, match="Zero has 3 columns"):
         sm.Zero(2, 3) @ torch.ones(4)

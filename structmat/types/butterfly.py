@@ -320,7 +320,7 @@ class Butterfly(Matrix):
         (to the rounding of the blocks: convert entries held in half precision first)."""
         axes = tuple((k,) for k in range(len(digits))) if axes is None else axes
         sizes = [math.prod([digits[a] for a in where]) for where in axes]  # lists: torch.compile traces them
-        check_skew([int(entries.shape[-1]) for entries in skew], sizes)
+        check_skew(skew, sizes)
         blocks = tuple(fo.cayley(fo.skew(entries, p)) for entries, p in zip(skew, sizes, strict=True))
         return cls(blocks, digits, axes, None, tail).assume(Claim.ORTHOGONAL)
 

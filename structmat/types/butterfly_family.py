@@ -5,6 +5,7 @@ import math
 import torch
 
 from structmat import backend
+from structmat._shell import require_floating
 from structmat.errors import DtypeError, ShapeError
 from structmat.functional import butterfly as fb
 from structmat.functional import butterfly_apply as fa
@@ -65,12 +66,14 @@ def check_blocks(name: str, shapes: list[tuple[int, ...]], digits: fb.Digits, ax
             raise ShapeError(f"{name}: blocks[{k}] of shape {tuple(shape)}: {error}") from error
 
 
-def check_skew(entries: list[int], sizes: list[int]) -> None:
+def check_skew(entries: tuple[torch.Tensor, ...], sizes: list[int]) -> None:
     """ShapeError for triangles of skew-symmetric blocks that do not fit: p (p - 1) / 2 entries for a block of size p,
-    one tensor a factor."""
+    one tensor a factor; DtypeError for integers."""
     if len(entries) != len(sizes):
         raise ShapeError(f"Butterfly.from_skew: {len(entries)} tensors of entries for {len(sizes)} factors")
-    for k, (count, p) in enumerate(zip(entries, sizes, strict=True)):
+    for k, (tensor, p) in enumerate(zip(entries, sizes, strict=True)):
+        require_floating("Butterfly.from_skew", skew=tensor)
+        count = int(tensor.shape[-1])
         if count != p * (p - 1) // 2:
             raise ShapeError(
                 f"Butterfly.from_skew: skew[{k}] has {count} entries a block, p = {p} needs "

@@ -8,7 +8,7 @@ import torch
 from structmat import backend, dispatch
 from structmat._indexing import positions
 from structmat._nearest import distance_check
-from structmat._shell import require_square
+from structmat._shell import require_floating, require_square
 from structmat.claims import Claims
 from structmat.errors import ShapeError, SolveError
 from structmat.functional import cauchy as fc
@@ -187,6 +187,7 @@ class CauchyLike(Matrix):
     @classmethod
     def of_nodes(cls, row_nodes: torch.Tensor, column_nodes: torch.Tensor) -> "CauchyLike":
         """The Cauchy matrix ``1 / (row_nodes_i - column_nodes_j)``. Raises ValueError where two of them are equal."""
+        require_floating("CauchyLike.of_nodes", row_nodes=row_nodes, column_nodes=column_nodes)
         _refuse_equal(row_nodes, column_nodes, "CauchyLike.of_nodes", ValueError)
         ones = torch.ones_like(row_nodes)[..., None], torch.ones_like(column_nodes)[..., None]
         return cls(ones[0], ones[1], row_nodes, column_nodes)

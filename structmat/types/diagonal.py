@@ -8,7 +8,7 @@ import torch
 from structmat import backend
 from structmat._nearest import distance_check
 from structmat.claims import Claim, Claims
-from structmat.errors import SolveError
+from structmat.errors import DtypeError, SolveError
 from structmat.functional.transforms import largest
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
@@ -153,7 +153,7 @@ class Identity(Matrix):
         if self.n < 0:
             raise ValueError(f"Identity({self.n}): the order must not be negative")
         if self.dtype is not None and not (self.dtype.is_floating_point or self.dtype.is_complex):
-            raise ValueError(f"Identity(dtype={self.dtype}): legal dtypes are floating point or complex, or None")
+            raise DtypeError(f"Identity(dtype={self.dtype}): legal dtypes are floating point or complex, or None")
         if isinstance(self.device, str):
             object.__setattr__(self, "device", torch.device(self.device))
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from structmat import backend, dispatch
+from structmat._shell import require_floating
 from structmat.claims import Claim, Claims
 from structmat.errors import DtypeError, NotStructuredError, ShapeError
 from structmat.functional import householder as fh
@@ -224,6 +225,7 @@ class HouseholderProduct(Matrix):
 
         The reflectors are made exactly unitary: tau counts only as zero or not, and, for complex entries, as a phase.
         """
+        require_floating("HouseholderProduct.from_lapack", a=a, tau=tau)
         if a.ndim < 2 or tau.ndim < 1 or tau.shape[-1] > min(a.shape[-2:]):
             raise ShapeError(
                 f"HouseholderProduct.from_lapack: a {tuple(a.shape)} and tau {tuple(tau.shape)} do not fit; "
@@ -238,6 +240,7 @@ class HouseholderProduct(Matrix):
         Reflections along orthonormal vectors commute: their product is the reflection at a subspace, symmetric, its
         own inverse, of determinant ``(-1)^r``. Differentiable where the rows are linearly independent.
         """
+        require_floating("HouseholderProduct.orthonormal", vectors=vectors)
         if vectors.ndim < 2 or vectors.shape[-2] > vectors.shape[-1]:
             raise ShapeError(
                 f"HouseholderProduct.orthonormal: at most n vectors of length n are independent, got shape "

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from structmat import backend, dispatch
+from structmat._shell import require_floating
 from structmat.claims import Claim, Claims
 from structmat.errors import ShapeError
 from structmat.functional import butterfly as fb
@@ -172,6 +173,7 @@ class OrthogonalButterfly(Matrix):
     def from_blocks(cls, blocks: torch.Tensor) -> "OrthogonalButterfly":
         """From square parameters P ``(*batch, m, d / b, b, b)``, of which only ``K = (P - P^T) / 2`` matters (complex:
         ``P - P^H``)."""
+        require_floating("OrthogonalButterfly.from_blocks", blocks=blocks)
         if blocks.ndim < 4 or blocks.shape[-1] != blocks.shape[-2]:
             raise ShapeError(
                 "OrthogonalButterfly.from_blocks: blocks must have shape (*batch, m, d / b, b, b), "

@@ -59,7 +59,7 @@ class Permutation(Matrix):
         if indices.ndim < 1:
             raise ShapeError("Permutation: indices must have at least 1 dimension, got a scalar")
         if self.dtype is not None and not (self.dtype.is_floating_point or self.dtype.is_complex):
-            raise ValueError(f"Permutation(dtype={self.dtype}): legal dtypes are floating point or complex, or None")
+            raise DtypeError(f"Permutation(dtype={self.dtype}): legal dtypes are floating point or complex, or None")
         if indices.dtype != torch.int64:
             object.__setattr__(self, "indices", indices.to(torch.int64))
         if indices.device.type != "meta" and backend.eager(indices):

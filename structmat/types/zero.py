@@ -9,7 +9,7 @@ from structmat._indexing import positions
 from structmat._nearest import distance_check
 from structmat._shell import require_square
 from structmat.claims import Claim, Claims
-from structmat.errors import SolveError
+from structmat.errors import DtypeError, SolveError
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
 
@@ -42,7 +42,7 @@ class Zero(Matrix):
         if min(self.m, self.n, *self.batch) < 0:
             raise ValueError(f"Zero({self.m}, {self.n}, batch={tuple(self.batch)}): sizes must not be negative")
         if self.dtype is not None and not (self.dtype.is_floating_point or self.dtype.is_complex):
-            raise ValueError(f"Zero(dtype={self.dtype}): legal dtypes are floating point or complex, or None")
+            raise DtypeError(f"Zero(dtype={self.dtype}): legal dtypes are floating point or complex, or None")
         if isinstance(self.device, str):
             object.__setattr__(self, "device", torch.device(self.device))
         object.__setattr__(self, "batch", tuple(int(b) for b in self.batch))
