@@ -19,6 +19,7 @@ from structmat.errors import (
 from structmat.identification import identify
 from structmat.lazy import Implicit, Inverse, Product, Scaled, Sum
 from structmat.matrix import Matrix, allclose
+from structmat.types.banded import Banded
 from structmat.types.block_circulant import BlockCirculant
 from structmat.types.block_diagonal import BlockDiagonal
 from structmat.types.block_toeplitz import BlockToeplitz
@@ -42,6 +43,7 @@ from structmat.types.permutation import Permutation
 from structmat.types.reflected_convolution import ReflectedConvolution
 from structmat.types.submatrix import Submatrix
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
+from structmat.types.triangular import Triangular
 from structmat.types.tucker import Tucker
 from structmat.types.tucker_matrix_family import TuckerMatrix
 from structmat.types.vandermonde import Vandermonde
@@ -52,6 +54,7 @@ del _algebra
 __all__ = [
     "AmbiguousRuleError",
     "BackendError",
+    "Banded",
     "BlockCirculant",
     "BlockDiagonal",
     "BlockToeplitz",
@@ -92,6 +95,7 @@ __all__ = [
     "Sum",
     "SymmetricToeplitz",
     "Toeplitz",
+    "Triangular",
     "Tucker",
     "TuckerMatrix",
     "Vandermonde",

@@ -14,6 +14,7 @@ from structmat.claims import Claim
 from structmat.lazy import Inverse, Prepared, Product, Scaled, Slice, Sum
 from structmat.matrix import Matrix
 from structmat.testing.example import HALF, WIDE, Batch, Example, Factory, numbers
+from structmat.testing.examples_banded import BANDED
 from structmat.testing.examples_butterfly import BUTTERFLIES
 from structmat.testing.examples_cauchy import CAUCHY
 from structmat.testing.examples_displacement import DISPLACEMENT
@@ -224,6 +225,7 @@ EXAMPLES: tuple[Example, ...] = (
     *CAUCHY,
     *KRONECKER,
     *TUCKER,
+    *BANDED,
 )
 
 

@@ -22,7 +22,8 @@ class LowRank(Matrix):
     Stores:   left (*batch, m, r), right (*batch, n, r).
     Shape:    (*batch, m, n).      Claims: rank at most r.
     Cost:     linear 2 (m + n) r flops a row; svdvals, norm, pinv (m + n) r^2; (m + n) r memory.
-    Closed:   X @ A, A @ X (any A), X + X, s X, transpose, slices, pinv.
+    Closed:   X @ A, A @ X (any A), X + X, X * X (ranks multiply), s X, transpose, slices, pinv; X + A for a matrix A
+              with a solve of its own is a Sum solved by Woodbury's identity.
     Raises:   ShapeError if the factors have different r; SolveError from solve for r < n (singular).
     Example:
         >>> sm.LowRank(torch.ones(2, 1), torch.ones(3, 1)).to_dense()
@@ -126,6 +127,21 @@ class LowRank(Matrix):
         inverse = torch.linalg.pinv(core, rtol=cut)
         return LowRank((q2.conj() @ inverse).to(self.left.dtype), q1.conj().resolve_conj().to(self.left.dtype))
 
+    def recompress(self, tol: float | None = None) -> "LowRank":
+        """The same matrix at the smallest rank within ``tol ||A||_F`` (default 8 eps), from two QR and a small SVD.
+
+        The distance is the tail of the singular values left out; of a batch, the largest rank that one of them needs.
+        Cost: ``(m + n) r^2``. Values are read.
+        """
+        q1, q2, core = self._core()
+        u, s, vh = torch.linalg.svd(core, full_matrices=False)
+        tails = torch.flip(torch.cumsum(torch.flip(s.detach() ** 2, (-1,)), -1), (-1,)).sqrt()
+        allowed = 8 * torch.finfo(self.left.dtype).eps if tol is None else tol
+        keep = int((tails > allowed * tails[..., :1]).sum(-1).max()) if s.numel() else 0
+        root = s[..., None, :keep].sqrt().to(u.dtype)
+        left, right = q1 @ (u[..., :keep] * root), q2 @ (vh[..., :keep, :].mT * root)
+        return LowRank(left.to(self.left.dtype), right.to(self.left.dtype))
+
     def _scale(self, factor: complex | torch.Tensor) -> Matrix:
         left = self.left * factor
         return LowRank(left, self.right.to(left.dtype))
@@ -157,8 +173,12 @@ class LowRank(Matrix):
 
     @classmethod
     def nearest(cls, dense: torch.Tensor, rank: int) -> "LowRank":
-        """The best of rank ``rank`` in the Frobenius and the spectral norm: the truncated SVD (Eckart and Young,
-        1936)."""
+        """The best of rank ``rank`` in the Frobenius and the spectral norm: the truncated SVD.
+
+        The distance is the tail of the singular values (Eckart and Young, 1936; Mirsky, 1960): ``s_{rank+1}`` in the
+        spectral norm, ``(s_{rank+1}^2 + s_{rank+2}^2 + ...)^(1/2)`` in the Frobenius norm; no matrix of this rank is
+        nearer.
+        """
         if not rank >= 0:
             raise ValueError(f"LowRank.nearest(rank={rank}): legal ranks are 0, 1, 2, ...")
         u, s, vh = torch.linalg.svd(dense.to(backend.compute_dtype(dense.dtype)), full_matrices=False)
@@ -208,6 +228,14 @@ def _times(a: LowRank, b: LowRank) -> Matrix:
     if a.left.shape[-1] <= b.left.shape[-1]:
         return _pair(a.left, b.right @ core.mT)
     return _pair(a.left @ core, b.right)
+
+
+@dispatch.rule("hadamard", LowRank, LowRank)
+def _entrywise(a: LowRank, b: LowRank) -> Matrix:
+    """LowRank: the products of every two columns (row-wise Khatri-Rao), ranks multiply."""
+    pairs = ((a.left, b.left), (a.right, b.right))
+    left, right = ((p[..., :, None] * q[..., None, :]).flatten(-2) for p, q in pairs)
+    return _pair(left, right)
 
 
 @dispatch.rule("add", LowRank, LowRank)
