@@ -111,16 +111,16 @@ PARAMETERS: list[tuple[str, type[Exception], Callable[[], Any], str]] = [
     ("product of nothing", TypeError, lambda: sm.Product(()), r"Product: a non-empty tuple of matrices is needed"),
     ("stack of nothing", ValueError, lambda: sm.stack([]), r"stack: at least one matrix is needed"),
     (
-        "strategy of a lazy",
+        "strategy of no type",
         ValueError,
-        lambda: strategies.matrices(sm.Product),
-        r"matrices\(Product\): no strategy for this type; legal are .*Circulant",
+        lambda: strategies.matrices(sm.Matrix),
+        r"Matrix: there is no strategy for this type; legal are .*Circulant",
     ),
     (
         "strategy of a shape",
         ValueError,
         lambda: strategies.matrices(sm.Circulant, shape=(2, 3)),
-        r"Circulant is square",
+        r"circulants: shape=\(2, 3\) is not square",
     ),
 ]
 

@@ -18,11 +18,11 @@ from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 __all__ = ["IMPLICIT"]
 
 
-def _product(x: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+def entries_product(x: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
     return Dense(entries).linear(x)
 
 
-def _transposed_product(y: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+def entries_transposed_product(y: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
     return Dense(entries.mT).linear(y)
 
 
@@ -39,7 +39,7 @@ def _transposed_difference(y: torch.Tensor) -> torch.Tensor:
 def _entries(matrix: Any) -> Array:
     """The functions of these examples multiply with the tensor they get, or are the difference above."""
     n = matrix.shape[-1]
-    turned = matrix._linear in (_transposed_product, _transposed_difference)
+    turned = matrix._linear in (entries_transposed_product, _transposed_difference)
     whole = as_wide(matrix.held[0]) if matrix.held else 3 * numpy.eye(n) - numpy.eye(n, k=1)
     whole = numpy.swapaxes(whole, -1, -2) if turned else whole
     return whole.conj() if matrix.conjugated else whole
@@ -60,7 +60,7 @@ def _size(matrix: Any) -> float:
 def _function(m: int, n: int, shift: float = 0.0) -> Factory:
     def make(g: torch.Generator, d: torch.dtype, b: Batch) -> Matrix:
         entries = numbers(g, d, *b, m, n) + shift * torch.eye(m, n, dtype=d)
-        return Implicit((*b, m, n), _product, _transposed_product, tensors=(entries,))
+        return Implicit((*b, m, n), entries_product, entries_transposed_product, tensors=(entries,))
 
     return make
 

@@ -1,317 +1,211 @@
 """Hypothesis strategies: ``matrices()`` draws any type of the library, and there is one strategy a type.
 
-Sizes, ranks and batches are drawn and shrink; entries come from a drawn seed and a drawn kind of number (normal, small
-integers, zeros among them, widely spread), because single entries say little and shrinking them takes long.
+Each is a function of ``(dtype, most, batch, shape, entries)``: rows and columns from 1 to ``most``, or ``shape``; a
+batch drawn, or ``batch``; ``entries`` chooses the kinds of numbers, as ``tensors`` lists them. A tensor costs two
+choices however large it is, and shrinks to few small integers, so that what a failing test prints can be read.
 """
 
-import functools
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from hypothesis.vendor import pretty
 
-from structmat import backend
+from structmat import lazy
+from structmat._value import Value
 from structmat.matrix import Matrix
-from structmat.testing.strategies_butterfly import butterflies, orthogonal_butterflies
-from structmat.testing.strategies_tucker import tucker_matrices
+from structmat.testing.strategies_banded import banded, triangular
+from structmat.testing.strategies_basic import (
+    block_diagonal,
+    cauchy_like,
+    dense,
+    diagonals,
+    identities,
+    low_rank,
+    permutations,
+    vandermonde,
+    zeros,
+)
+from structmat.testing.strategies_butterfly import (
+    butterflies,
+    givens_products,
+    householder_products,
+    orthogonal_butterflies,
+)
+from structmat.testing.strategies_composed import (
+    implicit,
+    inverses,
+    kronecker,
+    kronecker_sums,
+    prepared,
+    products,
+    scaled,
+    slices,
+    submatrices,
+    sums,
+    well_conditioned,
+)
+from structmat.testing.strategies_entries import (
+    HARD,
+    KINDS,
+    Batch,
+    Draw,
+    Entries,
+    Function,
+    Size,
+    Strategy,
+    batch_shapes,
+    dtypes,
+    legal_kinds,
+    tensors,
+)
+from structmat.testing.strategies_hard import ill_conditioned
+from structmat.testing.strategies_toeplitz import (
+    block_circulants,
+    block_toeplitz,
+    circulants,
+    cosine_diagonals,
+    hankel,
+    hermitian_toeplitz,
+    low_displacement_rank,
+    orthogonal_circulants,
+    reflected_convolutions,
+    symmetric_toeplitz,
+    toeplitz,
+)
+from structmat.testing.strategies_tucker import tucker_matrices, tucker_tensors
+from structmat.types.banded import Banded
 from structmat.types.block_circulant import BlockCirculant
+from structmat.types.block_diagonal import BlockDiagonal
 from structmat.types.block_toeplitz import BlockToeplitz
 from structmat.types.butterfly import Butterfly
+from structmat.types.cauchy import CauchyLike
 from structmat.types.circulant import Circulant
 from structmat.types.cosine_diagonal import CosineDiagonal
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
 from structmat.types.displacement import LowDisplacementRank
+from structmat.types.givens import GivensProduct
 from structmat.types.hankel import Hankel
 from structmat.types.hermitian_toeplitz import HermitianToeplitz
 from structmat.types.householder import HouseholderProduct
+from structmat.types.kronecker import Kronecker
+from structmat.types.kronecker_sum import KroneckerSum
 from structmat.types.low_rank import LowRank
 from structmat.types.orthogonal_butterfly import OrthogonalButterfly
 from structmat.types.orthogonal_circulant import OrthogonalCirculant
+from structmat.types.permutation import Permutation
 from structmat.types.reflected_convolution import ReflectedConvolution
 from structmat.types.submatrix import Submatrix
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
+from structmat.types.triangular import Triangular
+from structmat.types.tucker import Tucker
 from structmat.types.tucker_matrix_family import TuckerMatrix
+from structmat.types.vandermonde import Vandermonde
+from structmat.types.zero import Zero
 
 __all__ = [
+    "HARD",
+    "KINDS",
+    "banded",
+    "batch_shapes",
+    "block_circulants",
+    "block_diagonal",
     "block_toeplitz",
     "butterflies",
+    "cauchy_like",
     "circulants",
+    "conformable_pairs",
+    "cosine_diagonals",
     "dense",
     "diagonals",
     "dtypes",
+    "givens_products",
     "hankel",
     "hermitian_toeplitz",
     "householder_products",
     "identities",
+    "ill_conditioned",
+    "implicit",
+    "inverses",
+    "kronecker",
+    "kronecker_sums",
     "low_displacement_rank",
     "low_rank",
     "matrices",
-    "multilevel",
+    "of_type",
     "orthogonal_butterflies",
     "orthogonal_circulants",
+    "permutations",
+    "prepared",
+    "products",
+    "reflected_convolutions",
+    "scaled",
+    "slices",
     "submatrices",
+    "sums",
     "symmetric_toeplitz",
     "tensors",
     "toeplitz",
+    "triangular",
     "tucker_matrices",
+    "tucker_tensors",
+    "vandermonde",
+    "well_conditioned",
+    "zeros",
 ]
 
-KINDS = ("normal", "integers", "some zeros", "spread")
-Strategy = st.SearchStrategy[Any]
-
-
-def dtypes(half: bool = False) -> Strategy:
-    """The dtypes that everything accepts; half and bfloat16 on request."""
-    wide = [torch.float64, torch.complex128, torch.float32, torch.complex64]
-    return st.sampled_from(wide + ([torch.bfloat16, torch.float16] if half else []))
-
-
-def _numbers(seed: int, kind: str, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    wide = torch.complex128 if dtype.is_complex else torch.float64
-    drawn = torch.randn(shape, generator=generator, dtype=wide)
-    if kind == "integers":
-        drawn = torch.round(2 * drawn.real).to(wide)
-    elif kind == "some zeros":
-        drawn = drawn * (torch.rand(shape, generator=generator) < 0.6)
-    elif kind == "spread":
-        most = 1 if dtype == torch.float16 else 3  # products of larger numbers overflow half precision
-        drawn = drawn * 10.0 ** torch.randint(-most, most + 1, shape, generator=generator)
-    return drawn.to(dtype)
-
-
-def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Strategy:
-    """A tensor of this shape and dtype."""
-    return st.builds(
-        lambda seed, kind: _numbers(seed, kind, dtype, shape), st.integers(0, 2**31 - 1), st.sampled_from(KINDS)
-    )
-
-
-def _sizes(most: int) -> Strategy:
-    return st.integers(1, most)
-
-
-def _batches(batch: tuple[int, ...] | None) -> Strategy:
-    return st.just(batch) if batch is not None else st.sampled_from([(), (), (2,), (2, 1)])
-
-
-def dense(
-    dtype: torch.dtype = torch.float64,
-    most: int = 9,
-    batch: tuple[int, ...] | None = None,
-    shape: tuple[int, int] | None = None,
-) -> Strategy:
-    """``Dense`` of any shape, or of the shape given."""
-    sizes = st.just(shape) if shape else st.tuples(_sizes(most), _sizes(most))
-    return st.tuples(_batches(batch), sizes).flatmap(lambda bs: tensors((*bs[0], *bs[1]), dtype)).map(Dense)
-
-
-def diagonals(
-    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
-) -> Strategy:
-    """``Diagonal``."""
-    return _vectors(dtype, most, batch, n).map(Diagonal)
-
-
-def _vectors(dtype: torch.dtype, most: int, batch: tuple[int, ...] | None, n: int | None) -> Strategy:
-    sizes = _sizes(most) if n is None else st.just(n)
-    return st.tuples(_batches(batch), sizes).flatmap(lambda bn: tensors((*bn[0], bn[1]), dtype))
-
-
-def identities(dtype: torch.dtype = torch.float64, most: int = 9, n: int | None = None) -> Strategy:
-    """``Identity`` with the dtype, or without one."""
-    return st.builds(Identity, _sizes(most) if n is None else st.just(n), st.sampled_from([dtype, None]))
-
-
-def circulants(
-    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
-) -> Strategy:
-    """``Circulant`` of several f, zero among them (f is complex only where the dtype is)."""
-    numbers = [1, -1, 0, 2, -0.5] + ([1j, 0.6 - 0.8j] if dtype.is_complex else [])
-    return st.builds(Circulant, _vectors(dtype, most, batch, n), st.sampled_from(numbers))
-
-
-def toeplitz(
-    dtype: torch.dtype = torch.float64,
-    most: int = 9,
-    batch: tuple[int, ...] | None = None,
-    shape: tuple[int, int] | None = None,
-) -> Strategy:
-    """``Toeplitz`` of any shape, or of the shape given."""
-    sizes = st.just(shape) if shape else st.tuples(_sizes(most), _sizes(most))
-    return st.tuples(_batches(batch), sizes).flatmap(
-        lambda bs: st.builds(Toeplitz, tensors((*bs[0], sum(bs[1]) - 1), dtype), st.just(bs[1][1]))
-    )
-
-
-def symmetric_toeplitz(
-    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
-) -> Strategy:
-    """``SymmetricToeplitz``."""
-    return _vectors(dtype, most, batch, n).map(SymmetricToeplitz)
-
-
-def hankel(
-    dtype: torch.dtype = torch.float64,
-    most: int = 9,
-    batch: tuple[int, ...] | None = None,
-    shape: tuple[int, int] | None = None,
-) -> Strategy:
-    """``Hankel`` of any shape, or of the shape given."""
-    return toeplitz(dtype, most, batch, shape).map(lambda t: Hankel(t.diagonals, t.columns))
-
-
-def hermitian_toeplitz(
-    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
-) -> Strategy:
-    """``HermitianToeplitz``."""
-    return _vectors(dtype, most, batch, n).map(HermitianToeplitz)
-
-
-def orthogonal_circulants(
-    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
-) -> Strategy:
-    """``OrthogonalCirculant`` of f = 1 and -1, any signs; real also for a complex dtype, in its precision."""
-
-    def build(drawn: Any) -> Strategy:
-        lead, order, f = drawn
-        count = 1 + (order % 2 == 0) if f == 1 else order % 2
-        angles = tensors((*lead, (order - count) // 2), backend.real_of(dtype))
-        return st.builds(OrthogonalCirculant, angles, st.tuples(*[st.sampled_from([1, -1])] * count), st.just(f))
-
-    orders = _sizes(most) if n is None else st.just(n)
-    return st.tuples(_batches(batch), orders, st.sampled_from([1, -1])).flatmap(build)
-
-
-def low_rank(
-    dtype: torch.dtype = torch.float64,
-    most: int = 9,
-    batch: tuple[int, ...] | None = None,
-    shape: tuple[int, int] | None = None,
-) -> Strategy:
-    """``LowRank`` of rank 0 to two above the order."""
-    sizes = st.just(shape) if shape else st.tuples(_sizes(most), _sizes(most))
-
-    def build(drawn: Any) -> Strategy:
-        lead, (m, n), r = drawn
-        return st.builds(LowRank, tensors((*lead, m, r), dtype), tensors((*lead, n, r), dtype))
-
-    return st.tuples(_batches(batch), sizes, st.integers(0, most + 2)).flatmap(build)
-
-
-def householder_products(
-    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
-) -> Strategy:
-    """``HouseholderProduct`` of 0 to two reflectors above the order; with phases where the dtype is complex."""
-
-    def build(drawn: Any) -> Strategy:
-        lead, order, r = drawn
-        phases = tensors((*lead, r), backend.real_of(dtype)) if dtype.is_complex else st.none()
-        return st.builds(HouseholderProduct, tensors((*lead, r, order), dtype), st.none() | phases)
-
-    return st.tuples(_batches(batch), _sizes(most) if n is None else st.just(n), st.integers(0, most + 2)).flatmap(
-        build
-    )
-
-
-def low_displacement_rank(
-    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
-) -> Strategy:
-    """``LowDisplacementRank`` of rank 0 to 4 under several operators (complex ones only where the dtype is)."""
-    pairs: list[tuple[complex, complex]] = [(1, -1), (-1, 1), (2, -1), (1, 0.5)]
-
-    def build(drawn: Any) -> Strategy:
-        lead, order, r, (e, f) = drawn
-        shape = (*lead, order, r)
-        return st.builds(LowDisplacementRank, tensors(shape, dtype), tensors(shape, dtype), st.just(e), st.just(f))
-
-    some = st.sampled_from(pairs + ([(1j, -1)] if dtype.is_complex else []))
-    return st.tuples(_batches(batch), _sizes(most) if n is None else st.just(n), st.integers(0, 4), some).flatmap(build)
-
-
-def submatrices(
-    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
-) -> Strategy:
-    """``Submatrix`` of a ``Toeplitz``: up to three indices more than are kept, in any order."""
-
-    def build(drawn: Any) -> Strategy:
-        lead, kept, more = drawn
-        whole = toeplitz(dtype, most, lead, (kept + more, kept + more))
-        keep = st.permutations(range(kept + more)).map(lambda p: torch.tensor(p[:kept]))
-        return st.builds(Submatrix, whole, keep)
-
-    return st.tuples(_batches(batch), _sizes(most) if n is None else st.just(n), st.integers(0, 3)).flatmap(build)
-
-
-def _factors(n: int) -> Strategy:
-    """One or two level sizes whose product is n."""
-    return st.sampled_from([(n,), *((p, n // p) for p in range(1, n + 1) if n % p == 0)])
-
-
-def multilevel(
-    kind: Any,
-    dtype: torch.dtype = torch.float64,
-    most: int = 9,
-    batch: tuple[int, ...] | None = None,
-    n: int | None = None,
-) -> Strategy:
-    """``BlockCirculant``, ``CosineDiagonal`` or ``ReflectedConvolution`` (kernels of 1 to 4 entries a level) of one or
-    two levels."""
-
-    def build(drawn: Any) -> Strategy:
-        lead, sizes, ends = drawn
-        if kind is ReflectedConvolution:
-            return st.builds(kind, tensors((*lead, *ends[: len(sizes)]), dtype), st.just(sizes), st.booleans())
-        return st.builds(kind, tensors((*lead, *sizes), dtype), st.just(len(sizes)))
-
-    levels = (_sizes(most) if n is None else st.just(n)).flatmap(_factors)
-    return st.tuples(_batches(batch), levels, st.tuples(_sizes(4), _sizes(4))).flatmap(build)
-
-
-def block_toeplitz(
-    dtype: torch.dtype = torch.float64,
-    most: int = 9,
-    batch: tuple[int, ...] | None = None,
-    shape: tuple[int, int] | None = None,
-) -> Strategy:
-    """``BlockToeplitz`` of one or two levels, of any shape, or of the shape given."""
-    sizes = st.just(shape) if shape else st.tuples(_sizes(most), _sizes(most))
-
-    def build(drawn: Any) -> Strategy:
-        lead, rows, columns = drawn
-        rows, columns = (v if len(rows) == len(columns) else (*v, 1)[:2] for v in (rows, columns))
-        ends = tuple(p + q - 1 for p, q in zip(rows, columns, strict=True))
-        return st.builds(BlockToeplitz, tensors((*lead, *ends), dtype), st.just(columns))
-
-    levels = sizes.flatmap(lambda mn: st.tuples(_factors(mn[0]), _factors(mn[1])))
-    return st.tuples(_batches(batch), levels).map(lambda drawn: (drawn[0], *drawn[1])).flatmap(build)
-
-
-_SQUARE: dict[type[Matrix], Callable[..., Strategy]] = {
-    Diagonal: diagonals,
-    Circulant: circulants,
-    SymmetricToeplitz: symmetric_toeplitz,
-    HermitianToeplitz: hermitian_toeplitz,
-    HouseholderProduct: householder_products,
-    OrthogonalButterfly: orthogonal_butterflies,
-    OrthogonalCirculant: orthogonal_circulants,
-    LowDisplacementRank: low_displacement_rank,
-    Submatrix: submatrices,
-    BlockCirculant: functools.partial(multilevel, BlockCirculant),
-    CosineDiagonal: functools.partial(multilevel, CosineDiagonal),
-    ReflectedConvolution: functools.partial(multilevel, ReflectedConvolution),
-}
-_ANY: dict[type[Matrix], Callable[..., Strategy]] = {
+_ANY: dict[type[Matrix], Function] = {
     Dense: dense,
     Hankel: hankel,
     Toeplitz: toeplitz,
     LowRank: low_rank,
+    BlockDiagonal: block_diagonal,
     BlockToeplitz: block_toeplitz,
     Butterfly: butterflies,
     TuckerMatrix: tucker_matrices,
+    CauchyLike: cauchy_like,
+    Vandermonde: vandermonde,
+    Kronecker: kronecker,
+    Zero: zeros,
+    lazy.Product: products,
+    lazy.Sum: sums,
+    lazy.Scaled: scaled,
+    lazy.Slice: slices,
+    lazy.Prepared: prepared,
+    lazy.Implicit: implicit,
 }
+_SQUARE: dict[type[Matrix], Function] = {
+    Diagonal: diagonals,
+    Banded: banded,
+    Triangular: triangular,
+    Identity: identities,
+    Permutation: permutations,
+    Circulant: circulants,
+    SymmetricToeplitz: symmetric_toeplitz,
+    HermitianToeplitz: hermitian_toeplitz,
+    HouseholderProduct: householder_products,
+    GivensProduct: givens_products,
+    OrthogonalButterfly: orthogonal_butterflies,
+    OrthogonalCirculant: orthogonal_circulants,
+    LowDisplacementRank: low_displacement_rank,
+    Submatrix: submatrices,
+    BlockCirculant: block_circulants,
+    CosineDiagonal: cosine_diagonals,
+    ReflectedConvolution: reflected_convolutions,
+    KroneckerSum: kronecker_sums,
+    lazy.Inverse: inverses,
+}
+
+
+def of_type(type: type[Matrix]) -> Function:
+    """The strategy of a type, a function of ``(dtype, most, batch, shape, entries)``; ValueError if there is none."""
+    found = _ANY.get(type) or _SQUARE.get(type)
+    if found is None:
+        names = ", ".join(sorted(t.__name__ for t in (*_ANY, *_SQUARE)))
+        raise ValueError(f"{type.__name__}: there is no strategy for this type; legal are {names}")
+    return found
 
 
 def matrices(
@@ -319,28 +213,126 @@ def matrices(
     *,
     dtype: torch.dtype = torch.float64,
     most: int = 9,
-    batch: tuple[int, ...] | None = None,
-    shape: tuple[int, int] | None = None,
+    batch: Batch = None,
+    shape: Size = None,
+    entries: Entries = None,
 ) -> Strategy:
-    """A matrix of the given type, or of any: rows and columns 1 to ``most``, or ``shape``; a batch drawn, or ``batch``.
+    """A matrix of the given type, or of any: rows and columns 1 to ``most``, or ``shape``; a batch drawn, or ``batch``;
+    ``entries`` one of the kinds that ``tensors`` lists, or several.
 
-    ValueError for a type without a strategy, or a shape that it does not have.
+    ValueError for a type without a strategy, a shape that it does not have, or a kind that does not exist.
     """
-    legal: list[Any] = [*_SQUARE, *_ANY, Identity]
-    if type is not None and type not in legal:
-        names = ", ".join(sorted(t.__name__ for t in legal))
-        raise ValueError(f"matrices({type.__name__}): no strategy for this type; legal are {names}")
+    if type is not None:
+        return of_type(type)(dtype, most, batch, shape, entries)
+    legal_kinds(entries)
     square = shape is None or shape[0] == shape[1]
-    if not square and type is not None and type not in _ANY:
-        raise ValueError(f"matrices({type.__name__}, shape={shape}): {type.__name__} is square")
-    n = None if shape is None else shape[0]
-    choices: list[Strategy] = []
-    for kind, strategy in _ANY.items():
-        if type in (None, kind):
-            choices.append(strategy(dtype, most, batch, shape))
-    for kind, strategy in _SQUARE.items():
-        if type in (None, kind) and square:
-            choices.append(strategy(dtype, most, batch, n))
-    if type in (None, Identity) and square and not batch:
-        choices.append(identities(dtype, most, n))
-    return st.one_of(choices)
+    kinds = [*_ANY, *(_SQUARE if square else ())]
+    without: set[type[Matrix]] = {Identity} if batch else set()
+    without |= {lazy.Inverse} if entries is not None else set()
+    return _matrices(tuple(kind for kind in kinds if kind not in without), dtype, most, batch, shape, entries)
+
+
+@st.composite
+def _matrices(draw: Any, kinds: Any, dtype: Any, most: int, batch: Batch, shape: Size, entries: Entries) -> Matrix:
+    d = Draw(draw, dtype, most, batch, shape, legal_kinds(entries))
+    return _drawn(d, kinds, batch, shape)
+
+
+def _drawn(d: Draw, kinds: Any, batch: Batch, shape: Size) -> Matrix:
+    chosen: Any = of_type(d.choose(*kinds))
+    found: Matrix = d.part(chosen.form, batch, shape)
+    return found
+
+
+_BATCHES: tuple[tuple[Any, Any], ...] = (
+    ((), ()),
+    ((2,), ()),
+    ((), (2,)),
+    ((2,), (2,)),
+    ((2, 1), (3,)),
+    ((1,), (2,)),
+)
+
+
+def conformable_pairs(
+    verb: str = "matmul",
+    *,
+    left: type[Matrix] | None = None,
+    right: type[Matrix] | None = None,
+    dtype: torch.dtype = torch.float64,
+    most: int = 5,
+    batch: Batch = None,
+    entries: Entries = None,
+) -> Strategy:
+    """Pairs ``(A, B)`` for which ``A @ B`` ("matmul") or ``A + B`` ("add") is defined, or ``(A, b)`` for
+    ``A.solve(b)`` ("solve": A well conditioned, b a vector or columns).
+
+    ``left``, ``right``: the types of the two, any by default; batches differ and broadcast unless ``batch`` is given.
+    ValueError for another verb, and for types that a solve does not choose.
+    """
+    if verb not in ("matmul", "add", "solve"):
+        raise ValueError(f"conformable_pairs({verb!r}): legal verbs are 'matmul', 'add', 'solve'")
+    if verb == "solve" and (left is not None or right is not None):
+        raise ValueError("conformable_pairs('solve'): the types are those of well_conditioned; leave them None")
+    for kind in (left, right):
+        if kind is not None:
+            of_type(kind)
+    kinds = legal_kinds(entries)
+    return _pair(verb, left, right, batch, dtype, most, kinds)
+
+
+@st.composite
+def _pair(
+    draw: Any, verb: str, left: Any, right: Any, batch: Batch, dtype: torch.dtype, most: int, kinds: tuple[str, ...]
+) -> tuple[Matrix, Any]:
+    d = Draw(draw, dtype, most, batch, None, kinds)
+    first, second = (batch, batch) if batch is not None else d.choose(*_BATCHES)
+    n = d.integer(1, most)
+    if verb == "solve":
+        a = d.part(well_conditioned.form, first, (n, n))  # type: ignore[attr-defined]
+        columns = d.integer(0, 3)
+        return a, d.tensor(n) if not columns else d.tensor(*second, n, columns)
+    if verb == "add":
+        m = n if left in _SQUARE or right in _SQUARE else d.integer(1, most)
+        shapes = (m, n), (m, n)
+    else:
+        m, k = (n if kind in _SQUARE else d.integer(1, most) for kind in (left, right))
+        shapes = (m, n), (n, k)
+    found = []
+    for kind, lead, shape in zip((left, right), (first, second), shapes, strict=True):
+        some = (*_ANY, *(_SQUARE if shape[0] == shape[1] else ()))
+        legal = tuple(t for t in some if not (t is Identity and lead))
+        found.append(_drawn(d, legal if kind is None else (kind,), () if kind is Identity else lead, shape))
+    return found[0], found[1]
+
+
+def _printed(value: Value, p: Any, cycle: bool) -> None:
+    """A failing example as the call that makes it, where it is small enough to be read."""
+    fields = [f.name for f in dataclasses.fields(value)]  # type: ignore[arg-type]
+    if cycle or value.numel_stored > 64 or any(name.startswith("_") for name in fields):
+        p.text(repr(value))
+        return
+    with p.group(2, f"{type(value).__name__}(", ")"):
+        for k, name in enumerate(fields):
+            if k:
+                p.text(",")
+                p.breakable()
+            p.text(f"{name}=")
+            _print_field(getattr(value, name), p)
+
+
+def _print_field(held: Any, p: Any) -> None:
+    if isinstance(held, torch.Tensor):
+        p.text(f"torch.tensor({held.tolist()}, dtype={held.dtype})")
+    elif isinstance(held, tuple) and any(isinstance(part, torch.Tensor) for part in held):
+        p.text("(")
+        for part in held:
+            _print_field(part, p)
+            p.text(", ")
+        p.text(")")
+    else:
+        p.pretty(held)
+
+
+for _kind in (*_ANY, *_SQUARE, Tucker):
+    pretty.for_type_by_name(_kind.__module__, _kind.__qualname__, _printed)

@@ -1,66 +1,55 @@
-"""Strategies of butterflies: sizes and the order of factors are drawn, and the seed of the entries."""
+"""Strategies of reflections, rotations and butterflies."""
 
-from typing import Any
-
-import torch
-from hypothesis import strategies as st
-
+from structmat import backend
 from structmat.functional import butterfly_peel as fp
-from structmat.testing.example import numbers
+from structmat.testing.strategies_entries import Draw, strategy
 from structmat.types.butterfly import Butterfly
+from structmat.types.givens import GivensProduct
+from structmat.types.householder import HouseholderProduct
 from structmat.types.orthogonal_butterfly import OrthogonalButterfly
 
-__all__ = ["butterflies", "orthogonal_butterflies"]
-
-Strategy = st.SearchStrategy[Any]
+__all__ = ["butterflies", "givens_products", "householder_products", "orthogonal_butterflies"]
 
 
-def _batches(batch: tuple[int, ...] | None) -> Strategy:
-    return st.just(batch) if batch is not None else st.sampled_from([(), (), (2,), (2, 1)])
+@strategy(square=True)
+def householder_products(d: Draw) -> HouseholderProduct:
+    """``HouseholderProduct`` of 0 to two reflectors above the order; with phases where the dtype is complex."""
+    lead, n, r = d.lead(), d.order(), d.integer(0, d.most + 2)
+    vectors = d.tensor(*lead, r, n)
+    phases = d.dtype.is_complex and d.choose(False, True)
+    return HouseholderProduct(vectors, d.tensor(*lead, r, dtype=backend.real_of(d.dtype)) if phases else None)
 
 
-def butterflies(
-    dtype: torch.dtype = torch.float64,
-    most: int = 9,
-    batch: tuple[int, ...] | None = None,
-    shape: tuple[int, int] | None = None,
-) -> Strategy:
-    """``Butterfly`` in mixed radix of any shape, or of the shape given; its factors in any order of digits."""
-    sizes = st.just(shape) if shape else st.tuples(st.integers(1, most), st.integers(1, most))
-
-    def build(drawn: Any) -> Strategy:
-        lead, (m, n) = drawn
-        rows, digits = fp.digit_pairs(m, n)
-
-        def form(sequence: list[int], seed: int) -> Butterfly:
-            generator, now, blocks = torch.Generator().manual_seed(seed), list(digits), []
-            for k in sequence:
-                rest = 1
-                for other, size in enumerate(now):
-                    rest *= size if other != k else 1
-                blocks.append(numbers(generator, dtype, *lead, rest, rows[k], digits[k]) / digits[k] ** 0.5)
-                now[k] = rows[k]
-            return Butterfly(tuple(blocks), digits, tuple((k,) for k in sequence))
-
-        return st.builds(form, st.permutations(range(len(digits))), st.integers(0, 2**31 - 1))
-
-    return st.tuples(_batches(batch), sizes).flatmap(build)
+@strategy(square=True)
+def givens_products(d: Draw) -> GivensProduct:
+    """``GivensProduct`` of 0 to two rotations above the order; real also for a complex dtype, in its precision."""
+    lead, n = d.lead(), d.order()
+    planes = []
+    for _ in range(d.integer(0, d.most + 2) if n > 1 else 0):
+        i, step = d.integer(0, n - 1), d.integer(1, n - 1)
+        planes.append((i, (i + step) % n))
+    return GivensProduct(d.tensor(*lead, len(planes), dtype=backend.real_of(d.dtype)), tuple(planes), n)
 
 
-def orthogonal_butterflies(
-    dtype: torch.dtype = torch.float64, most: int = 9, batch: tuple[int, ...] | None = None, n: int | None = None
-) -> Strategy:
-    """``OrthogonalButterfly`` of order n with the factors that are legal, in either order."""
+@strategy()
+def butterflies(d: Draw) -> Butterfly:
+    """``Butterfly`` in mixed radix; its factors in any order of digits."""
+    lead, (m, n) = d.lead(), d.sizes()
+    rows, digits = fp.digit_pairs(m, n)
+    sequence, now, blocks = d.permutation(len(digits)), list(digits), []
+    for k in sequence:
+        rest = 1
+        for other, size in enumerate(now):
+            rest *= size if other != k else 1
+        blocks.append(d.tensor(*lead, rest, rows[k], digits[k], factors=len(digits)))
+        now[k] = rows[k]
+    return Butterfly(tuple(blocks), digits, tuple((k,) for k in sequence))
 
-    def build(drawn: Any) -> Strategy:
-        lead, order = drawn
-        b, m = OrthogonalButterfly.sizes(order)
 
-        def form(seed: int, reverse: bool) -> OrthogonalButterfly:
-            generator = torch.Generator().manual_seed(seed)
-            skew = numbers(generator, dtype, *lead, m, order // b, b * (b - 1) // 2)
-            return OrthogonalButterfly(skew, reverse)
-
-        return st.builds(form, st.integers(0, 2**31 - 1), st.booleans())
-
-    return st.tuples(_batches(batch), st.integers(1, most) if n is None else st.just(n)).flatmap(build)
+@strategy(square=True)
+def orthogonal_butterflies(d: Draw) -> OrthogonalButterfly:
+    """``OrthogonalButterfly`` with the factors that are legal for the order, in either order; the entries are not large
+    unless asked for, since a Cayley transform loses as many digits as they have."""
+    lead, order = d.lead(), d.order()
+    b, m = OrthogonalButterfly.sizes(order)
+    return OrthogonalButterfly(d.tame().tensor(*lead, m, order // b, b * (b - 1) // 2), d.choose(False, True))

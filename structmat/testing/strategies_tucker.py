@@ -1,4 +1,4 @@
-"""Strategies of Tucker tensors as matrices: the modes, their ranks and the seed of the entries are drawn."""
+"""Strategies of Tucker tensors, and of Tucker tensors as matrices: modes and ranks are drawn."""
 
 import math
 from typing import Any
@@ -6,49 +6,47 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from structmat.testing.example import numbers
+from structmat.testing.strategies_entries import Batch, Draw, Entries, Strategy, legal_kinds, strategy
+from structmat.types.tucker import Tucker
 from structmat.types.tucker_matrix_family import TuckerMatrix
 
-__all__ = ["tucker_matrices"]
-
-Strategy = st.SearchStrategy[Any]
+__all__ = ["tucker_matrices", "tucker_tensors"]
 
 
-def _batches(batch: tuple[int, ...] | None) -> Strategy:
-    return st.just(batch) if batch is not None else st.sampled_from([(), (), (2,), (2, 1)])
+def _parts(d: Draw, dims: list[int]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """A core and factors, of ranks 1 to 3 cut to what is legal."""
+    lead, ranks = d.lead(), [min(d.integer(1, 3), size) for size in dims]
+    few = [min(r, math.prod(ranks[:k]) * math.prod(ranks[k + 1 :])) for k, r in enumerate(ranks)]
+    count = len(dims) + 1
+    core = d.tensor(*lead, *few, factors=count)
+    return core, tuple(d.tensor(*lead, size, r, factors=count) for size, r in zip(dims, few, strict=True))
 
 
-def _split(n: int) -> Strategy:
-    """One or two sizes whose product is n."""
-    return st.sampled_from([(n,), *((p, n // p) for p in range(2, n) if n % p == 0)])
+@strategy()
+def tucker_matrices(d: Draw) -> TuckerMatrix:
+    """``TuckerMatrix``: one or two modes on each side, in any order of modes."""
+    m, n = d.sizes()
+    rows, columns = d.split(m, d.integer(1, 2)), d.split(n, d.integer(1, 2))
+    places = d.permutation(len(rows) + len(columns))
+    dims = [1] * len(places)
+    for place, size in zip(places, (*rows, *columns), strict=True):
+        dims[place] = size
+    return TuckerMatrix(*_parts(d, dims), tuple(places[: len(rows)]), tuple(places[len(rows) :]))
 
 
-def tucker_matrices(
+def tucker_tensors(
     dtype: torch.dtype = torch.float64,
-    most: int = 9,
-    batch: tuple[int, ...] | None = None,
-    shape: tuple[int, int] | None = None,
+    most: int = 4,
+    batch: Batch = None,
+    shape: tuple[int, ...] | None = None,
+    entries: Entries = None,
 ) -> Strategy:
-    """``TuckerMatrix`` of any shape, or of the shape given: one or two modes on each side, in any order of modes."""
-    sizes = st.just(shape) if shape else st.tuples(st.integers(1, most), st.integers(1, most))
+    """``Tucker`` tensors of 1 to 4 modes of sizes up to ``most``, or of the shape given; they are no matrices."""
+    return _tensors(dtype, most, batch, shape, legal_kinds(entries))
 
-    def build(drawn: Any) -> Strategy:
-        lead, rows, columns = drawn
-        order = len(rows) + len(columns)
 
-        def form(places: list[int], ranks: list[int], seed: int) -> TuckerMatrix:
-            generator, dims = torch.Generator().manual_seed(seed), [1] * order
-            for place, size in zip(places, (*rows, *columns), strict=True):
-                dims[place] = size
-            few = [min(r, d) for r, d in zip(ranks, dims, strict=True)]
-            few = [min(r, math.prod(few[:k]) * math.prod(few[k + 1 :])) for k, r in enumerate(few)]
-            kernel = numbers(generator, dtype, *lead, *few)
-            pairs = zip(dims, few, strict=True)
-            factors = tuple(numbers(generator, dtype, *lead, d, r) / r**0.5 for d, r in pairs)
-            return TuckerMatrix(kernel, factors, tuple(places[: len(rows)]), tuple(places[len(rows) :]))
-
-        ranks = st.lists(st.integers(1, 3), min_size=order, max_size=order)
-        return st.builds(form, st.permutations(range(order)), ranks, st.integers(0, 2**31 - 1))
-
-    both = sizes.flatmap(lambda mn: st.tuples(_split(mn[0]), _split(mn[1])))
-    return st.tuples(_batches(batch), both).map(lambda drawn: (drawn[0], *drawn[1])).flatmap(build)
+@st.composite
+def _tensors(draw: Any, dtype: torch.dtype, most: int, batch: Batch, shape: Any, kinds: tuple[str, ...]) -> Tucker:
+    d = Draw(draw, dtype, most, batch, None, kinds)
+    dims = list(shape) if shape else [d.integer(1, most) for _ in range(d.integer(1, 4))]
+    return Tucker(*_parts(d, dims))
