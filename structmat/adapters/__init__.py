@@ -1,7 +1,8 @@
 """Adapters: structured changes of the frozen weights of a pretrained model.
 
 ``attach`` wraps layers, ``merge`` folds adapters into the weights, ``save`` and ``load`` keep them in a folder.
-Methods: ``HRA``, ``LoRA``, ``SURM``; any class with ``init`` and ``update`` can be one (``register``).
+Methods: ``OFT``, ``BOFT``, ``HRA``, ``FLoRA``, ``SURM``, ``LoRA``, ``Bottleneck``; ``OnRows`` for fused projections,
+``Delta`` and ``Rotation`` for experiments; any class with ``init`` and ``update`` can be one (``register``).
 """
 
 from structmat.adapters.active import (
@@ -15,22 +16,36 @@ from structmat.adapters.active import (
     trainable_parameters,
 )
 from structmat.adapters.attach import attach, detach
+from structmat.adapters.boft import BOFT, OFT
+from structmat.adapters.bottleneck import Bottleneck
 from structmat.adapters.checkpoint import load, save
 from structmat.adapters.convert import to_lora
+from structmat.adapters.experiment import Delta, Rotation
+from structmat.adapters.flora import FLoRA
 from structmat.adapters.hra import HRA
 from structmat.adapters.lora import LoRA
 from structmat.adapters.merge import merge, unmerge
-from structmat.adapters.method import Add, Compose, Method, State, Target, Update, register
+from structmat.adapters.method import Add, Compose, Method, Parts, Residual, State, Target, Update, register
+from structmat.adapters.parts import OnRows
 from structmat.adapters.report import inspect
 from structmat.adapters.surm import SURM
 
 __all__ = [
+    "BOFT",
     "HRA",
+    "OFT",
     "SURM",
     "Add",
+    "Bottleneck",
     "Compose",
+    "Delta",
+    "FLoRA",
     "LoRA",
     "Method",
+    "OnRows",
+    "Parts",
+    "Residual",
+    "Rotation",
     "State",
     "Target",
     "Update",

@@ -7,15 +7,31 @@ all found and checked before the first module is replaced, so a call that fails 
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from structmat.adapters.kinds import check_layer, kind_named, kind_of
-from structmat.adapters.layer import Adapted, Roster, Slot
+from structmat.adapters import folding
+from structmat.adapters.experiment import Delta, Rotation
+from structmat.adapters.kinds import ParameterOf, check_layer, kind_named, kind_of
+from structmat.adapters.layer import Adapted, AdaptedParameter, Roster, Slot
 from structmat.adapters.merge import unmerge
-from structmat.adapters.method import Add, Compose, Method, State, Target, Update, near, to_json
+from structmat.adapters.method import (
+    Add,
+    Compose,
+    Method,
+    Parts,
+    Residual,
+    State,
+    Target,
+    Update,
+    draw,
+    near,
+    to_json,
+)
 from structmat.adapters.mixed import BASE
+from structmat.adapters.refused import require_legal
 from structmat.adapters.report import Attached, count
 from structmat.adapters.tree import (
     Pattern,
@@ -81,7 +97,7 @@ def attach(
     chosen = _choose_layers(model, known, method, targets, exclude, extras)
     planned = [prepare_slot(place, one, generator) for place, one in chosen]
     if train_bias:
-        extras += [f"{p.place.name}.bias" for p in planned if p.place.layer.bias is not None]
+        extras += [f"{p.place.name}.bias" for p in planned if getattr(p.place.layer, "bias", None) is not None]
     return commit(model, {name: planned}, {name: tuple(dict.fromkeys(extras))}, trainable=(name,))[0]
 
 
@@ -106,7 +122,8 @@ def commit(
             layer = plan.place.layer
             wrapper = plan.place.module if isinstance(plan.place.module, Adapted) else wrappers.get(id(layer))
             if wrapper is None:
-                wrapper = wrappers[id(layer)] = Adapted(layer, kind_named(plan.slot.target.kind), roster)
+                cls = AdaptedParameter if isinstance(layer, ParameterOf) else Adapted
+                wrapper = wrappers[id(layer)] = cls(layer, kind_named(plan.slot.target.kind), roster)
                 plan.place.replace(wrapper)
             plan.slot.requires_grad_(name in trainable)
             plan.slot.train(wrapper.training)
@@ -178,8 +195,8 @@ def check_name(name: str, taken: Sequence[str], verb: str) -> None:
 
 def prepare_slot(place: Place, method: Method, generator: torch.Generator | None) -> Planned:
     """The tensors of a method for a layer, checked: dtype, device, and the shape of the update they give."""
-    target = check_layer(place.name, place.layer, place.parents[0][0])
-    state = method.init(target, generator)
+    target = check_layer(place.name, place.layer)
+    state = draw(method, target, generator)
     for key, tensor in {**state.trained, **state.frozen}.items():
         if not key.isidentifier() or hasattr(nn.Module(), key) or key in ("method", "target", "update", "state"):
             raise ValueError(f"{method!r}: a tensor of its state cannot be called {key!r}")
@@ -195,17 +212,28 @@ def check_update(method: Method, state: State, target: Target) -> Update:
     """The update of a state, which must fit the layer."""
     with torch.no_grad():
         update = method.update(state, target)
-    m, n = target.out_features, target.columns
+    _check_shapes(method, target, update, target.out_features)
+    require_legal(method, target, update)
+    return update
+
+
+def _check_shapes(method: Method, target: Target, update: Update, m: int) -> None:
+    n = target.columns
+    wanted: list[tuple[str, Any, tuple[int, int]]] = []
     if isinstance(update, Add):
-        wanted = [("matrix", update.matrix, (m, n))]
+        wanted = [("matrix", folding.as_matrix(update.matrix), (m, n))]
     elif isinstance(update, Compose):
         wanted = [(k, a, (s, s)) for k, a, s in (("left", update.left, m), ("right", update.right, n)) if a is not None]
+    elif isinstance(update, Residual):
+        wanted = [("matrix", update.matrix, (m, m))]
+    elif isinstance(update, Parts):
+        for start, stop, one in update.updates:
+            _check_shapes(method, target, one, stop - start)
     else:
         raise TypeError(f"{method!r}.update must return Add or Compose, got {type(update).__name__}")
     for part, matrix, shape in wanted:
-        if tuple(matrix.shape) != shape:
+        if tuple(matrix.shape[-2:]) != shape:
             raise ShapeError(f"{method!r} on {target.name!r}: {part} is {matrix!r}, the layer needs {shape}")
-    return update
 
 
 def _check_method(method: object) -> Method:
@@ -213,7 +241,8 @@ def _check_method(method: object) -> Method:
         raise TypeError(
             f"attach: a method has a name, init and update (adapters.HRA(rank=8), for instance), got {method!r}"
         )
-    to_json(method)
+    if not isinstance(method, (Delta, Rotation)):
+        to_json(method)
     return method
 
 
@@ -272,7 +301,8 @@ def _supported(model: nn.Module, known: Mapping[str, Place], extras: Sequence[st
         name
         for name, place in known.items()
         if name
-        and kind_of(place.layer) is not None
+        and (kind := kind_of(place.layer)) is not None
+        and kind.by_rows
         and place.module is not output
         and place.layer is not output
         and not any(isinstance(parent, nn.MultiheadAttention) for parent, _ in place.parents)

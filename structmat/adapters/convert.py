@@ -1,7 +1,6 @@
 """Conversion of any adapters to one LoRA, for programs that serve nothing else."""
 
 import dataclasses
-import math
 
 import torch
 from torch import nn
@@ -47,7 +46,7 @@ def to_lora(model: nn.Module, rank: int | None = None, tol: float | None = None,
     report = Converted(name, {}, {})
     for place in places(model).values():
         if isinstance(place.module, Adapted) and any(one in place.module.adapters for one, _ in roster.active):
-            target = check_layer(place.name, place.layer, place.parents[0][0])
+            target = check_layer(place.name, place.layer)
             left, right, error = _factors(_change(place.module), rank, tol)
             state = State({"left": left.to(target.dtype), "right": right.to(target.dtype)}, {})
             planned.append(Planned(place, Slot(LoRA(left.shape[-1]), target, state)))
@@ -61,7 +60,7 @@ def to_lora(model: nn.Module, rank: int | None = None, tol: float | None = None,
 
 def _change(layer: Adapted) -> torch.Tensor:
     """``W_K - W`` with all in float64: in float32 the difference would carry the rounding of the whole weight."""
-    weight = layer.kind.view(layer.base.weight).detach().double()  # type: ignore[arg-type]
+    weight = layer.kind.matrix(layer.base, layer.folded([])).detach().double()
     chain: list[Update] = []
     with torch.no_grad():
         for name, factor in layer.roster.active:
@@ -78,13 +77,17 @@ def _double(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _factors(change: torch.Tensor, rank: int | None, tol: float | None) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Of a batch (the experts of one parameter) each matrix is cut by itself, at the largest rank that one needs."""
     u, s, vh = torch.linalg.svd(change, full_matrices=False)
-    tails = torch.cat([s.square().flip(0).cumsum(0).flip(0), s.new_zeros(1)]).sqrt()  # tails[k]: error of rank k
-    total = float(tails[0])
+    squares = s.square().flip(-1).cumsum(-1).flip(-1)
+    tails = torch.cat([squares, torch.zeros_like(squares[..., :1])], -1).sqrt()  # tails[k]: error of rank k
+    total = tails[..., :1]
     if rank is None:
         assert tol is not None
-        rank = max(1, int((tails > tol * total).sum()))
-    rank = min(rank, len(s))
-    root = s[:rank].sqrt()
-    error = float(tails[rank]) / total if total > 0 and math.isfinite(total) else 0.0
-    return u[:, :rank] * root, vh[:rank].mT * root, error
+        rank = max(1, int((tails > tol * total).sum(-1).max()))
+    rank = min(rank, s.shape[-1])
+    root = s[..., None, :rank].sqrt()
+    errors = torch.where(
+        (total > 0) & torch.isfinite(total), tails[..., rank : rank + 1] / total, torch.zeros_like(total)
+    )
+    return u[..., :rank] * root, vh[..., :rank, :].mT * root, float(errors.max())

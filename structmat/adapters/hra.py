@@ -30,7 +30,7 @@ class HRA:
         rank: r, the number of reflections, at least 1.
         orthonormal: orthonormalise the vectors by QR in every forward; then ``Q(U) = I - 2 U^T U``, the paper's
             lambda = infinity. Needs ``r <= n``.
-        strength: lambda of the regulariser ``lambda ||I - U U^T||_F^2`` over normalised vectors, which
+        regulariser: lambda of the regulariser ``lambda ||I - U U^T||_F^2`` over normalised vectors, which
             ``adapters.penalty`` sums; 0 leaves it out. (The paper tries 1e-7 to 1e-3.)
     Raises:   ValueError for an illegal parameter, or ``orthonormal`` with r above the columns of a layer.
     References: S. Yuan, H. Liu, H. Xu, "Bridging the gap between low-rank and orthogonal adaptation via Householder
@@ -39,19 +39,19 @@ class HRA:
 
     name: ClassVar[str] = "HRA"
     rank: int
+    regulariser: float = 0.0
     orthonormal: bool = False
-    strength: float = 0.0
 
     def __post_init__(self) -> None:
         check_rank("HRA", self.rank)
         if not isinstance(self.orthonormal, bool):
             raise ValueError(f"HRA: orthonormal must be True or False, got {self.orthonormal!r}")
-        if isinstance(self.strength, bool) or not isinstance(self.strength, (int, float)):
-            raise ValueError(f"HRA: strength must be a number, got {self.strength!r}")
-        if not math.isfinite(self.strength) or self.strength < 0:
-            raise ValueError(f"HRA: strength must be finite and not negative, got {self.strength!r}")
-        if self.orthonormal and self.strength:
-            raise ValueError("HRA: orthonormal vectors have no regulariser; leave strength at 0")
+        if isinstance(self.regulariser, bool) or not isinstance(self.regulariser, (int, float)):
+            raise ValueError(f"HRA: regulariser must be a number, got {self.regulariser!r}")
+        if not math.isfinite(self.regulariser) or self.regulariser < 0:
+            raise ValueError(f"HRA: regulariser must be finite and not negative, got {self.regulariser!r}")
+        if self.orthonormal and self.regulariser:
+            raise ValueError("HRA: orthonormal vectors have no regulariser; leave it at 0")
 
     def init(self, target: Target, generator: torch.Generator | None) -> State:
         """Uniform vectors in ``+- sqrt(2 / r)`` as in the authors' code: Adam turns a vector by about ``rate /
@@ -85,12 +85,12 @@ class HRA:
         return Compose(right=self.rotation(state))
 
     def penalty(self, state: State) -> torch.Tensor:
-        """``lambda ||I - U U^T||_F^2`` over normalised vectors (equation 6); 0 for strength 0."""
-        if not self.strength:
+        """``lambda ||I - U U^T||_F^2`` over normalised vectors (equation 6); 0 for regulariser 0."""
+        if not self.regulariser:
             return state.trained["vectors"].new_zeros(())
         unit = torch.nn.functional.normalize(state.trained["vectors"], dim=-1)
         eye = torch.eye(self.rank, dtype=unit.dtype, device=unit.device)
-        return self.strength * (eye - unit @ unit.mT).square().sum()
+        return self.regulariser * (eye - unit @ unit.mT).square().sum()
 
 
 def _orthonormal(vectors: torch.Tensor) -> torch.Tensor:

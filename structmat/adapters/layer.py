@@ -16,9 +16,8 @@ from structmat.adapters import folding
 from structmat.adapters.kinds import Kind
 from structmat.adapters.method import Method, State, Target, Update, master_dtype
 from structmat.adapters.mixed import Rows
-from structmat.errors import ShapeError
 
-__all__ = ["Adapted", "Roster", "Slot"]
+__all__ = ["Adapted", "AdaptedParameter", "Roster", "Slot"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -33,6 +32,7 @@ class Roster:
     active: tuple[tuple[str, float], ...] = ()
     enabled: bool = True
     merged: str | None = None
+    merged_names: tuple[str, ...] = ()
     rows: Rows | None = None
     stacked: tuple[str, ...] = ()
     extras: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -93,7 +93,9 @@ class Adapted(nn.Module):
         self.kind = kind
         self.adapters = nn.ModuleDict()
         self.roster = roster
-        self.kept: list[torch.Tensor] = []  # a list, so that the weight set aside by merge is not registered
+        # Lists, so that the weight (or the quantised layer) that merge sets aside is not registered.
+        self.kept: list[torch.Tensor] = []
+        self.kept_base: list[nn.Module] = []
         self.train(base.training)
 
     def slot(self, name: str) -> Slot | None:
@@ -101,42 +103,45 @@ class Adapted(nn.Module):
         found = self.adapters._modules.get(name)
         return found if isinstance(found, Slot) else None
 
-    def chain(self) -> list[Update]:
-        """The updates of the active adapters, in the order they fold."""
+    def chain(self, merged: bool = False) -> list[Update]:
+        """The updates of the active adapters in the order they fold: of those that are not merged, or those that
+        are.
+        """
         updates: list[Update] = []
         for name, weight in self.roster.active:
             slot = self.slot(name)
-            if slot is not None:
+            if slot is not None and (name in self.roster.merged_names) == merged:
                 updates.append(folding.weighted(slot.update(), weight, name))
         return updates
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The layer with its active adapters; with ``rows``, each row of the batch with its own."""
+    def forward(self, x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        """The layer with its active adapters; with ``rows``, each row of the batch with its own. What else a layer
+        takes (``output_size`` of a transposed convolution) is passed on.
+        """
         roster = self.roster
-        if roster.merged is not None or not roster.enabled:
-            return self.base(x)
+        if not roster.enabled:
+            return self.base(x, *rest, **options)
         if roster.rows is not None:
-            return roster.rows.forward(self, x)
-        chain = self.chain()
-        if not chain:
-            return self.base(x)
-        return self.run(x, chain)
+            return roster.rows.forward(self, x, *rest, **options)
+        return self.run(x, self.chain(), *rest, **options)
 
-    def run(self, x: torch.Tensor, chain: list[Update]) -> torch.Tensor:
+    def run(self, x: torch.Tensor, chain: list[Update], *rest: Any, **options: Any) -> torch.Tensor:
         """The output for one chain of updates."""
-        columns = self.in_features
-        if x.shape[-1] != columns:
-            raise ShapeError(f"{type(self.base).__name__} with {columns} inputs got x of shape {tuple(x.shape)}")
-        return self.kind.forward(self.base, x, chain, self.dtype)
+        if not chain:
+            return self.base(x, *rest, **options)
+        self.kind.check_input(self.base, x)
+        weight_chain, residuals = folding.split(chain)
+        if weight_chain:
+            y = self.kind.forward(self.base, x, weight_chain, self.dtype, rest, options)
+        else:
+            y = self.base(x, *rest, **options)
+        return folding.finish(residuals, y, self.dtype) if residuals else y
 
     def folded(self, chain: list[Update]) -> torch.Tensor:
         """The stored weight with a chain folded in, in its layout and dtype; n^2 storage."""
-        weight: torch.Tensor = self.base.weight  # type: ignore[assignment]
-        if not chain:
-            return weight
-        with folding.full_precision(weight.device.type):
-            folded = folding.fold(self.kind.view(weight), chain)
-        return self.kind.stored(folded, weight).to(weight.dtype)
+        if not chain and self.kind.reads_weight:
+            return self.base.weight  # type: ignore[return-value]
+        return self.kind.folded(self.base, chain)
 
     # -- what other code reads of a layer ---------------------------------------------------------------------------
 
@@ -144,8 +149,8 @@ class Adapted(nn.Module):
     def weight(self) -> torch.Tensor:
         """The weight this layer acts with; formed here, with n^2 storage, unless nothing is active."""
         roster = self.roster
-        if roster.merged is not None or not roster.enabled:
-            return self.base.weight  # type: ignore[return-value]
+        if not roster.enabled:
+            return self.folded([])
         if roster.rows is not None:
             raise RuntimeError(
                 "inside adapters.rows a layer has a weight per row of the batch; read base.weight instead"
@@ -160,7 +165,7 @@ class Adapted(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What adapters are kept and computed in on this layer: at least float32."""
-        return master_dtype(self.base.weight.dtype)  # type: ignore[arg-type]
+        return self.kind.place(self.base)[0]
 
     @property
     def in_features(self) -> int:
@@ -187,6 +192,12 @@ class Adapted(nn.Module):
         """As ``nn.Module.state_dict``; while merged, with the weight that was set aside, so that the keys and values
         are those of the unmerged model.
         """
+        if self.kept_base:
+            merged, self.base = self.base, self.kept_base[0]
+            try:
+                return super().state_dict(*args, **kwargs)
+            finally:
+                self.base = merged
         found = super().state_dict(*args, **kwargs)
         if self.kept:
             key = kwargs.get("prefix", "") + "base.weight"
@@ -201,3 +212,25 @@ class Adapted(nn.Module):
     def extra_repr(self) -> str:
         state = "merged" if self.roster.merged else "adapted"
         return f"{state}, active={[name for name, _ in self.roster.active if name in self.adapters]}"
+
+
+class AdaptedParameter(Adapted):
+    """A frozen parameter and its adapters: a parametrization, which torch calls wherever the parameter is read."""
+
+    def forward(self, x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        """The folded parameter; ``x`` is the stored one."""
+        roster = self.roster
+        if not roster.enabled:
+            return x
+        if roster.rows is not None and len(self.adapters):
+            raise RuntimeError(
+                f"inside adapters.rows {self.base.extra_repr()} would need a value per row of the batch; serve its "
+                "adapters with activate"
+            )
+        chain = self.chain()
+        return self.folded(chain) if chain else x
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """A parameter has none."""
+        return None

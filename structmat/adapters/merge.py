@@ -1,29 +1,41 @@
-"""Folding the active adapters into the stored weights, and taking them out again."""
+"""Folding active adapters into the stored weights, and taking them out again."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from structmat.adapters import folding
+from structmat.adapters.kinds import Kind, ParameterOf, kind_of
 from structmat.adapters.layer import Adapted
-from structmat.adapters.tree import adapted, require_unmerged, roster_of
+from structmat.adapters.method import Add, Update
+from structmat.adapters.tree import adapted, require_unmerged, roster_of, selected_names
+from structmat.errors import StructureError
 
 __all__ = ["merge", "unmerge"]
 
 _KEEP = ("copy", "cpu", "none")
 
 
-def merge(model: nn.Module, keep: str = "copy") -> None:
-    """Fold the active adapters into the weights; the layers then cost what they cost without adapters.
+def merge(
+    model: nn.Module, keep: str = "copy", names: str | Sequence[str] | None = None, dequantise: bool = False
+) -> None:
+    """Fold active adapters (default: all) into the weights; the layers then cost what they cost without adapters.
 
     Args:
         keep: what becomes of the stored weights. "copy": they are set aside on their device, and the merged ones take
             their place (a tied weight elsewhere in the model stays as it is). "cpu": set aside in main memory, the
             merged ones are written over them. "none": nothing is kept, and ``unmerge`` computes them back with
             rounding errors.
+        names: which of the active adapters; the others go on acting on the merged weight. They must come first in
+            folding order on every layer, or all be additions, so that the model computes what it did before.
+        dequantise: layers whose weight cannot be read (quantised ones) become ``torch.nn.Linear`` with the dense merged
+            weight, which costs 4 bytes a number of memory; ``unmerge`` brings the layer itself back. Needs "copy".
     The fold is computed in the dtype of the adapters (at least float32) and rounded once; n^2 storage, a layer at a
     time.
-    Raises:  ValueError for an illegal ``keep``, tied weights that would be written over, or a weight that is not
-        finite; RuntimeError if already merged or inside ``rows``. Nothing is changed then.
+    Raises:  ValueError for an illegal argument, tied weights that would be written over, or a weight that is not
+        finite; StructureError for what has no merged weight; RuntimeError if already merged, inside ``rows``, or
+        with weights sharded over devices. Nothing is changed then.
     """
     if keep not in _KEEP:
         raise ValueError(f"merge: keep must be one of {', '.join(map(repr, _KEEP))}, got {keep!r}")
@@ -32,35 +44,112 @@ def merge(model: nn.Module, keep: str = "copy") -> None:
     require_unmerged(roster, "merge")
     if roster.rows is not None or not roster.enabled:
         raise RuntimeError("merge: leave the adapters.rows or adapters.disabled context first")
+    active = tuple(name for name, _ in roster.active)
+    chosen = selected_names(active if names is None else names, roster.order, "merge")
+    for name in chosen:
+        if name not in active:
+            raise ValueError(f"merge: {name!r} is not active; active are {', '.join(map(repr, active)) or 'none'}")
     layers = adapted(model)
     if keep != "copy":
         _check_ties(model, layers)
-    with torch.no_grad():
-        for (
-            name,
-            layer,
-        ) in layers.items():  # a first pass only checks, so that a bad layer leaves the others as they were
-            if not torch.isfinite(layer.folded(layer.chain())).all():
-                raise ValueError(f"merge: the merged weight of {name!r} is not finite; nothing was merged")
-        for layer in layers.values():
-            _merge_layer(layer, keep)
+    roster.merged_names = chosen
+    try:
+        with torch.no_grad():
+            for name, layer in layers.items():  # only checks, so that a bad layer leaves the others as they were
+                _check_layer(name, layer, keep, dequantise)
+            for layer in layers.values():
+                _merge_layer(layer, keep)
+    except BaseException:
+        if not any(layer.kept or layer.kept_base for layer in layers.values()):
+            roster.merged_names = ()
+        raise
     roster.merged = keep
 
 
-def _merge_layer(layer: Adapted, keep: str) -> None:
-    chain = layer.chain()
+def _check_layer(name: str, layer: Adapted, keep: str, dequantise: bool) -> None:
+    chain = layer.chain(merged=True)
     if not chain:
         return
-    base, weight = layer.base, layer.base.weight
+    _, residuals = folding.split(chain)
+    if residuals:
+        raise StructureError(
+            f"merge: an adapter on {name!r} acts on the layer's output through a nonlinear function, which no weight "
+            "holds; merge the others with names="
+        )
+    if not _first(layer):
+        raise ValueError(
+            f"merge: on {name!r} an adapter that stays active folds before one to be merged, and they do not commute; "
+            "merge those that come first, or all"
+        )
+    if not layer.kind.reads_weight and not (dequantise and keep == "copy"):
+        size = 4 * layer.in_features * layer.out_features / 2**20
+        raise StructureError(
+            f"merge: {name!r} is a {type(layer.base).__name__}, whose weight is not read; "
+            f'merge(model, keep="copy", dequantise=True) puts a dense Linear of {size:.1f} MiB in its place'
+        )
+    weight = layer.base.weight if layer.kind.reads_weight else None
+    if hasattr(weight, "device_mesh"):
+        raise RuntimeError(
+            f"merge: the weight of {name!r} is sharded over devices; gather it first: "
+            "adapters.merge inside torch.distributed.fsdp's module.unshard(), or on a model loaded unsharded"
+        )
+    if not torch.isfinite(layer.folded(chain)).all():
+        raise ValueError(f"merge: the merged weight of {name!r} is not finite; nothing was merged")
+
+
+def _first(layer: Adapted) -> bool:
+    """Whether the adapters to be merged fold before the others of this layer, or all are additions."""
+    merged = layer.roster.merged_names
+    order = [name in merged for name, _ in layer.roster.active if layer.slot(name) is not None]
+    if order == sorted(order, reverse=True):
+        return True
+    updates: list[Update] = [*layer.chain(), *layer.chain(merged=True)]
+    return all(isinstance(update, Add) for update in updates)
+
+
+def _merge_layer(layer: Adapted, keep: str) -> None:
+    chain = layer.chain(merged=True)
+    if not chain:
+        return
+    base = layer.base
+    if not layer.kind.reads_weight:
+        layer.kept_base = [base]
+        like = torch.zeros(1, dtype=layer.dtype, device=layer.kind.place(base)[1])
+        layer.base = _linear(base, layer.folded(chain), layer.kind.shift(base, like))  # type: ignore[attr-defined]
+        layer.kind = _kind(layer.base)
+        return
+    weight = base.weight
     assert isinstance(weight, nn.Parameter)
     merged = layer.folded(chain).detach()
     if keep == "copy":
         layer.kept = [weight]
-        base.weight = nn.Parameter(merged, requires_grad=False)
+        _put(base, nn.Parameter(merged, requires_grad=False))
         return
     if keep == "cpu":
         layer.kept = [weight.detach().to("cpu", copy=True)]
     weight.copy_(merged)
+
+
+def _put(base: nn.Module, weight: nn.Parameter) -> None:
+    if isinstance(base, ParameterOf):
+        base.put(weight)
+    else:
+        base.weight = weight
+
+
+def _linear(base: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    """A plain layer with a dense weight and a bias, in the mode of ``base``."""
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach().to(weight.dtype), requires_grad=False)
+    return made.train(base.training)
+
+
+def _kind(layer: nn.Module) -> Kind:
+    found = kind_of(layer)
+    assert found is not None
+    return found
 
 
 def unmerge(model: nn.Module) -> None:
@@ -76,28 +165,30 @@ def unmerge(model: nn.Module) -> None:
     with torch.no_grad():
         for layer in adapted(model).values():
             _unmerge_layer(layer, roster.merged)
-    roster.merged = None
+    roster.merged, roster.merged_names = None, ()
 
 
 def _unmerge_layer(layer: Adapted, keep: str) -> None:
     base = layer.base
     if keep == "none":
-        chain = layer.chain()
+        chain = layer.chain(merged=True)
         if chain:
             weight = base.weight
             assert isinstance(weight, torch.Tensor)
-            restored = folding.unfold(layer.kind.view(weight), chain)
-            weight.copy_(layer.kind.stored(restored, weight))
+            restored = folding.unfold(layer.kind.matrix(base, weight), chain)
+            weight.copy_(layer.kind.stored(base, restored))
+    elif layer.kept_base:
+        layer.base = layer.kept_base.pop()
+        layer.kind = _kind(layer.base)
     elif layer.kept:
-        kept = layer.kept[0]
+        kept = layer.kept.pop()
         if isinstance(kept, nn.Parameter):
-            base.weight = kept
+            _put(base, kept)
         else:
             base.weight.copy_(kept)  # type: ignore[operator]
-        layer.kept = []
 
 
-def _check_ties(model: nn.Module, layers: dict[str, Adapted]) -> None:
+def _check_ties(model: nn.Module, layers: Mapping[str, Adapted]) -> None:
     """A weight that another module shares must not be written over."""
     holders: dict[int, list[str]] = {}
     seen: set[int] = set()
@@ -109,6 +200,8 @@ def _check_ties(model: nn.Module, layers: dict[str, Adapted]) -> None:
             if parameter is not None:
                 holders.setdefault(id(parameter), []).append(name)
     for name, layer in layers.items():
+        if not layer.kind.reads_weight:
+            continue
         others = [other for other in holders.get(id(layer.base.weight), []) if other != f"{name}.base"]
         if others:
             raise ValueError(

@@ -1,29 +1,33 @@
 """What an adapter method is: ``init`` draws its tensors, ``update`` turns them into one change of a weight.
 
 A method never sees a layer or its weight, only a ``Target``; all else (wrapping, freezing, folding, merging, files,
-mixed batches, conversion) is written once for all methods. A change is ``Add(A, s)``: ``W + s A``, or ``Compose(left,
-right)``: ``left W right``.
+mixed batches, conversion) is written once for all methods. A change is ``Add(A, s)``: ``W + s A``, ``Compose(left,
+right)``: ``left W right``, ``Parts``: one of these on some rows, or ``Residual``: what follows the layer.
 """
 
 import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 
 from structmat.matrix import Matrix
+from structmat.types.tucker import Tucker
 
 __all__ = [
     "Add",
     "Compose",
     "Method",
+    "Parts",
+    "Residual",
     "State",
     "Target",
     "Update",
     "check_rank",
+    "draw",
     "from_json",
     "master_dtype",
     "method_class",
@@ -71,9 +75,11 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Add:
-    """``W + scale * matrix``, matrix of shape ``(out_features, columns)``."""
+    """``W + scale * matrix``, a matrix ``(out_features, columns)`` or a tensor in the layout of the weight ``(out,
+    in / groups, *kernel)``.
+    """
 
-    matrix: Matrix
+    matrix: Matrix | Tucker
     scale: float = 1.0
 
 
@@ -85,7 +91,26 @@ class Compose:
     right: Matrix | None = None
 
 
-Update = Add | Compose
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """An update for each of some spans of rows of the weight, ``(start, stop, update)`` in ascending order without
+    overlap; the other rows are kept. ``rows`` is how many rows the weight has.
+    """
+
+    updates: tuple[tuple[int, int, Add | Compose], ...]
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """``y + activation(y M^T) + bias`` for the output y of the layer; changes no weight, so it cannot be merged."""
+
+    matrix: Matrix
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    bias: torch.Tensor | float = 0.0
+
+
+Update = Add | Compose | Parts | Residual
 
 
 @runtime_checkable
@@ -109,6 +134,18 @@ class Method(Protocol):
     ) -> Update:
         """The change of the weight, differentiable in the trained tensors."""
         ...
+
+
+def draw(method: Method, target: Target, generator: torch.Generator | None) -> State:
+    """The start of a method on a target; for a parameter that holds several matrices one for each, stacked."""
+    if not target.kind.startswith("Parameter") or target.groups == 1:
+        return method.init(target, generator)
+    states = [method.init(dataclasses.replace(target, groups=1), generator) for _ in range(target.groups)]
+    trained, frozen = (
+        {key: torch.stack([getattr(state, part)[key] for state in states]) for key in getattr(states[0], part)}
+        for part in ("trained", "frozen")
+    )
+    return State(trained, frozen)
 
 
 def master_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -151,8 +188,12 @@ def to_json(method: Method) -> dict[str, Any]:
         raise TypeError(
             f"{method!r} is not registered: call structmat.adapters.register({type(method).__name__}) first"
         )
-    fields = dataclasses.fields(method)  # type: ignore[arg-type]
-    parameters = {field.name: getattr(method, field.name) for field in fields}
+    own = getattr(method, "parameters", None)
+    if own is None:
+        fields = dataclasses.fields(method)  # type: ignore[arg-type]
+        parameters = {field.name: getattr(method, field.name) for field in fields}
+    else:
+        parameters = own()
     try:
         json.dumps(parameters, allow_nan=False)
     except (TypeError, ValueError) as error:

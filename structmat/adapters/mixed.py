@@ -6,11 +6,12 @@ matrix, so there is one pass and no synchronisation.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from structmat.adapters.method import Add, Compose, State, Update
+from structmat.adapters.folding import as_matrix
+from structmat.adapters.method import Add, Compose, Parts, Residual, State, Update
 from structmat.errors import ShapeError
 from structmat.matrix import Matrix
 
@@ -74,21 +75,26 @@ class Rows:
         """Indices into the stacked adapters."""
         return cls(len(ids), stacked=stacked, ids=ids)
 
-    def forward(self, layer: "Adapted", x: torch.Tensor) -> torch.Tensor:
+    def forward(self, layer: "Adapted", x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         """The layer's output, row by row with its own adapter."""
         if x.ndim < 2 or x.shape[0] != self.count:
             raise ShapeError(
                 f"adapters.rows has {self.count} ids, but a layer got x of shape {tuple(x.shape)}: the first axis must "
                 "be the batch; where each id covers k consecutive rows, pass repeat=k"
             )
-        return self._gathered(layer, x) if self.ids is not None else self._grouped(layer, x)
+        if self.ids is None:
+            return self._grouped(layer, x, *rest, **options)
+        if layer.kind.by_rows and not rest and not options:
+            return self._gathered(layer, x)
+        known = [None, *self.stacked]  # a layer whose weight is folded takes one adapter at a time
+        return Rows.by_name([known[i + 1] for i in self.ids.tolist()])._grouped(layer, x, *rest, **options)
 
-    def _grouped(self, layer: "Adapted", x: torch.Tensor) -> torch.Tensor:
+    def _grouped(self, layer: "Adapted", x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         outputs: list[torch.Tensor] = []
         for name, index in self.groups:
             part = x if len(self.groups) == 1 else x.index_select(0, index.to(x.device))
             slot = None if name is None else layer.slot(name)
-            outputs.append(layer.base(part) if slot is None else layer.run(part, [slot.update()]))
+            outputs.append(layer.run(part, [] if slot is None else [slot.update()], *rest, **options))
         if len(outputs) == 1:
             return outputs[0]
         assert self.inverse is not None
@@ -118,9 +124,20 @@ def _batched(slots: list["Slot"], ids: torch.Tensor) -> Update:
     state = State(gather([s.trained for s in states]), gather([s.frozen for s in states]))
     first = slots[0]
     update = first.method.update(state, first.target, training=first.training)
-    keep = (ids >= 0)[:, None, None]
+    return _chosen(update, (ids >= 0)[:, None, None])
+
+
+def _chosen(update: Update, keep: torch.Tensor) -> Update:
     if isinstance(update, Add):
-        return Add(Chosen(update.matrix, keep), update.scale)
+        return Add(Chosen(as_matrix(update.matrix), keep), update.scale)
+    if isinstance(update, Parts):
+        parts = tuple((start, stop, _chosen(one, keep)) for start, stop, one in update.updates)
+        return Parts(parts, update.rows)  # type: ignore[arg-type]
+    if isinstance(update, Residual):
+        bias = update.bias
+        if isinstance(bias, torch.Tensor):
+            bias = torch.where(keep[..., 0], bias, torch.zeros_like(bias))
+        return Residual(Chosen(update.matrix, keep), update.activation, bias)
     left, right = update.left, update.right
     return Compose(
         None if left is None else Chosen(left, keep, identity=True),

@@ -12,7 +12,7 @@ from structmat.adapters import folding
 from structmat.adapters.attach import Planned, check_name, check_update
 from structmat.adapters.kinds import check_layer
 from structmat.adapters.layer import Slot
-from structmat.adapters.method import Method, State, Target, from_json, near
+from structmat.adapters.method import Method, State, Target, draw, from_json, near
 from structmat.adapters.tree import Place, parameters_by_name, places, require_unmerged, roster_of
 from structmat.errors import CheckpointError
 
@@ -113,7 +113,7 @@ def _wanted(layer: str, spec: Any, known: Mapping[str, Place]) -> Wanted:
     if place is None or not layer:
         raise CheckpointError(f"the model has no layer {layer!r}; {near(layer, (n for n in known if n))}")
     try:
-        target = check_layer(layer, place.layer, place.parents[0][0])
+        target = check_layer(layer, place.layer)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the file adapts {layer!r}: {error}") from error
     here = {
@@ -132,7 +132,7 @@ def _wanted(layer: str, spec: Any, known: Mapping[str, Place]) -> Wanted:
     meta = dataclasses.replace(target, device=torch.device("meta"))
     try:
         method = from_json(str(spec["method"]), parameters)
-        state = method.init(meta, None)
+        state = draw(method, meta, None)
     except Exception as error:  # whatever a method makes of hostile hyper-parameters
         raise CheckpointError(f"layer {layer!r}: {error}") from error
     return Wanted(place, method, target, state)

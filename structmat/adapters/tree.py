@@ -8,10 +8,13 @@ in ``encoder.query.base``. A module that is registered under several names count
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrize
 
-from structmat.adapters.layer import Adapted, Roster
+from structmat.adapters.kinds import ParameterOf, kind_of
+from structmat.adapters.layer import Adapted, AdaptedParameter, Roster
 from structmat.adapters.method import near
 
 __all__ = [
@@ -49,7 +52,12 @@ class Place:
     def replace(self, new: nn.Module) -> None:
         """Register ``new`` everywhere in the place of the module."""
         for parent, child in self.parents:
-            parent._modules[child] = new
+            if isinstance(new, ParameterOf):
+                parametrize.remove_parametrizations(parent, child, leave_parametrized=False)
+            elif isinstance(new, AdaptedParameter):
+                parametrize.register_parametrization(parent, child, new)
+            else:
+                parent._modules[child] = new
 
 
 def _walk(
@@ -58,13 +66,28 @@ def _walk(
     yield prefix, module, parent, child
     if isinstance(module, Adapted):
         return
+    stem = f"{prefix}." if prefix else ""
     for key, inner in module._modules.items():
+        if key == "parametrizations" and isinstance(inner, nn.ModuleDict):
+            lists: dict[str, Any] = dict(inner.items())
+            ours = {k: p[0] for k, p in lists.items() if isinstance(p[0], AdaptedParameter)}
+            for own, wrapper in ours.items():
+                yield stem + own, wrapper, module, own
+            if len(ours) == len(inner):
+                continue
         if inner is not None:
-            yield from _walk(inner, f"{prefix}.{key}" if prefix else key, module, key)
+            yield from _walk(inner, stem + key, module, key)
+    if module._parameters and kind_of(module) is None:
+        for key, parameter in module._parameters.items():
+            if parameter is not None and parameter.ndim in (2, 3) and parameter.is_floating_point():
+                yield stem + key, ParameterOf(module, key), module, key
 
 
 def places(model: nn.Module) -> dict[str, Place]:
-    """All modules of the model by their first name, the model itself (name "") included; wrappers are not entered."""
+    """All modules of the model by their first name, the model itself (name "") included; wrappers are not entered.
+
+    Parameters of two or three dimensions whose module is no layer of a known kind count as modules under their names.
+    """
     names: dict[int, list[str]] = {}
     parents: dict[int, dict[tuple[int, str], tuple[nn.Module, str]]] = {}
     modules: dict[int, nn.Module] = {}
@@ -144,6 +167,10 @@ def parameters_by_name(model: nn.Module) -> dict[str, nn.Parameter]:
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for prefix, place in places(model).items():
+        if isinstance(place.module, AdaptedParameter):
+            found[prefix] = place.layer.weight  # type: ignore[assignment]
+            seen.add(id(place.layer.weight))
+            continue
         for key, parameter in place.layer._parameters.items():
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))

@@ -193,7 +193,7 @@ def test_stack_needs_equal_methods() -> None:
 def test_penalty_is_equation_6() -> None:
     model = make_model("wide")
     assert float(adapters.penalty(model)) == 0.0
-    adapters.attach(model, adapters.HRA(3, strength=0.5), targets=["0"], generator=generator())
+    adapters.attach(model, adapters.HRA(3, regulariser=0.5), targets=["0"], generator=generator())
     perturb(model)
     vectors = model[0].adapters["default"].vectors
     unit = vectors / vectors.norm(dim=-1, keepdim=True)

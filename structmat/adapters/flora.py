@@ -1,0 +1,83 @@
+"""FLoRA: an addition in Tucker form, with one factor for every axis of the weight."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import torch
+
+from structmat.adapters.lora import check_scale
+from structmat.adapters.method import Add, State, Target, check_rank, normal, register, zeros
+from structmat.types.tucker import Tucker
+
+__all__ = ["FLoRA"]
+
+_STARTS = ("vision", "nlp")
+
+
+@register
+@dataclasses.dataclass(frozen=True, init=False)
+class FLoRA:
+    """``W_new = W + s G x_1 A_1 x_2 A_2 ... x_N A_N``: a core tensor with the topology of the weight.
+
+    A linear layer has two modes (out, in), a convolution has ``(out, in / groups, *kernel)``; the kernel is never
+    flattened. The core starts at zero, so the start is exactly the base and the gradient of the core is not zero.
+
+    Stores:   core ``(r_1, ..., r_N)``; factor0, factor1, ... ``(d_k, r_k)``.
+    Cost:     a convolution as 1 x 1 to few channels, a small kernel, 1 x 1 back (where that is cheaper); a linear layer
+        ``2 (n r_2 + r_1 r_2 + m r_1)`` flops per row.
+    Args:
+        ranks: one rank for the channels (a kernel mode then has ``min(ranks, d_k)``), or one for each mode in the order
+            of the weight ``(out, in, *kernel)``; a rank above the size of its mode is cut to it.
+        scale: s; with "nlp" it is divided by the rank of the first mode.
+        init: "vision": factors of deviation ``sqrt(1 / (2 r_k))``; "nlp": of deviation 0.02. Kept as ``start``.
+    Raises:   ValueError for an illegal parameter, or another number of ranks than a layer has modes.
+    References: C. Si et al., "Maintaining structural integrity in parameter spaces for parameter efficient fine-tuning"
+        (FLoRA), ICLR 2025; the two starts and scales are those of the authors' two programs.
+    """
+
+    name: ClassVar[str] = "FLoRA"
+    ranks: int | tuple[int, ...]
+    scale: float = 1.0
+    start: str = "vision"
+
+    def __init__(
+        self, ranks: int | tuple[int, ...], scale: float = 1.0, init: str = "vision", *, start: str | None = None
+    ) -> None:
+        chosen = init if start is None else start
+        for key, value in (("ranks", ranks), ("scale", scale), ("start", chosen)):
+            object.__setattr__(self, key, tuple(value) if isinstance(value, list) else value)
+        for rank in self.ranks if isinstance(self.ranks, tuple) else (self.ranks,):
+            check_rank("FLoRA", rank)
+        check_scale("FLoRA", "scale", self.scale)
+        if self.start not in _STARTS:
+            raise ValueError(f"FLoRA: init must be 'vision' or 'nlp', got {self.start!r}")
+
+    def modes(self, target: Target) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Sizes and ranks of the modes of a layer's weight."""
+        sizes = (target.out_features, target.in_features, *target.kernel)
+        ranks = self.ranks if isinstance(self.ranks, tuple) else (self.ranks,) * len(sizes)
+        if len(ranks) != len(sizes):
+            raise ValueError(
+                f"FLoRA(ranks={self.ranks}) on {target.name!r}, a {target.kind} with modes {sizes}: give one rank, or "
+                f"{len(sizes)} of them"
+            )
+        return sizes, tuple(min(r, d) for r, d in zip(ranks, sizes, strict=True))
+
+    def init(self, target: Target, generator: torch.Generator | None) -> State:
+        """Core zero, factors random."""
+        sizes, ranks = self.modes(target)
+        trained = {"core": zeros(ranks, target)}
+        for k, (d, r) in enumerate(zip(sizes, ranks, strict=True)):
+            std = math.sqrt(0.5 / r) if self.start == "vision" else 0.02
+            trained[f"factor{k}"] = normal((d, r), std, target, generator)
+        return State(trained, {})
+
+    def update(
+        self, state: State, target: Target, *, training: bool = False, generator: torch.Generator | None = None
+    ) -> Add:
+        """``Add(Tucker(core, factors), s)``."""
+        core = state.trained["core"]
+        modes = len(state.trained) - 1
+        scale = self.scale if self.start == "vision" else self.scale / core.shape[-modes]
+        return Add(Tucker(core, tuple(state.trained[f"factor{k}"] for k in range(modes))), scale)
