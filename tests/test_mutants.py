@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -87,16 +86,21 @@ def test_text_messages_annotations_and_costs_are_left_alone(mutants: list[sites.
     assert not any("LIMIT" in m.old and m.operator == "index" for m in mutants), "thresholds between equal algorithms"
 
 
-def test_the_seed_decides_what_is_drawn() -> None:
+def test_the_seed_and_the_text_decide_what_is_drawn(tmp_path: Path) -> None:
     files = [f"structmat/{name}.py" for name in ("claims", "types/circulant", "algebra/basic", "functional/givens")]
     every = [m for file in files for m in sites.mutants_of((ROOT / file).read_text(), file)]
     first, again, other = (sites.drawn(ROOT, every, 40, seed) for seed in (3, 3, 4))
     assert [m.id for m in first] == [m.id for m in again] != [m.id for m in other]
     assert len(first) == len({m.id for m in first}) == 40
-    shares = Counter(m.file for m in first)
-    sizes = Counter(m.file for m in every)
-    for file, size in sizes.items():
-        assert abs(shares[file] - 40 * size / len(every)) <= 1 + 1e-9, file
+    longer = [*every, *sites.mutants_of(EVERY_OPERATOR, "structmat/types/new.py")]
+    (tmp_path / "structmat" / "types").mkdir(parents=True)
+    (tmp_path / "structmat" / "types" / "new.py").write_text(EVERY_OPERATOR)
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text((ROOT / file).read_text())
+    stay = {m.key for m in first} & {m.key for m in sites.drawn(tmp_path, longer, 40, 3)}
+    new = [m for m in sites.drawn(tmp_path, longer, 40, 3) if m.file.endswith("new.py")]
+    assert len(stay) == 40 - len(new) >= 20, "new code displaces as many as are drawn from it, and moves no other"
     assert {m.operator for m in first} >= {"sign", "conj", "index", "swap", "term"}
 
 
@@ -123,7 +127,6 @@ TOY = {
     "structmat/functional/toy.py": (
         "def difference(a, b):\n    return a - b\n\n\n"
         "def magnitude(x):\n    if x >= 0:\n        return x\n    return -x\n\n\n"
-        "def forever(n):\n    while n > 0:\n        n -= 1\n    return n\n\n\n"
         "def unused(a):\n    return a[0]\n"
     ),
     "tests/test_toy.py": (

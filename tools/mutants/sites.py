@@ -13,16 +13,17 @@ that choose the faster of two exact algorithms (`COST_RULES`), and comparisons w
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
-import random
+import hashlib
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 SCOPE = ("structmat/functional", "structmat/types", "structmat/claims.py", "structmat/algebra")
-OPERATORS = ("sign", "conj", "transpose", "index", "claim", "swap", "term")
+# With the weight of each in a draw: the rarer its places, the more.
+OPERATORS = {"sign": 3, "conj": 12, "transpose": 6, "index": 1, "claim": 15, "swap": 1.5, "term": 1.5}
 # Functions that only estimate or describe: wrong numbers there change no result.
 COST_RULES = re.compile(
     r"__repr__|_statics|_reason|plan|work|\w*flops|\w*_cost|\w*bytes|\w*_pays|side_by_side|cheapest_order|_?(constant_)?path"
@@ -47,7 +48,7 @@ ORDERED: dict[type, str] = {
 BOUNDS: dict[type, str] = {ast.Lt: " <= ", ast.LtE: " < ", ast.Gt: " >= ", ast.GtE: " > "}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Mutant:
     """One change: the bytes ``start:end`` of a file become ``new``. ``function`` is its qualified name."""
 
@@ -60,16 +61,19 @@ class Mutant:
     end: int
     old: str
     new: str
+    same: int = 0  # how many changes of the same text stand before it in its function
 
     @property
     def id(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}:{self.operator}:{self.new}".replace("\n", " ").replace(" ", "")
+        place = f"{self.file}:{self.line}:{self.column}+{self.end - self.start}"
+        return f"{place}:{self.operator}:{self.new}".replace("\n", " ").replace(" ", "")
 
     @property
     def key(self) -> str:
         """What names this mutant as long as its function keeps the text that changes: no line numbers in it."""
         old, new = (re.sub(r"\s+", " ", text) for text in (self.old, self.new))
-        return f"{self.file} {self.function}: {self.operator}: {old} -> {new}"
+        which = f" ({self.same + 1})" if self.same else ""
+        return f"{self.file} {self.function}: {self.operator}: {old} -> {new}{which}"
 
     def apply(self, source: str) -> str:
         raw = source.encode()
@@ -219,7 +223,7 @@ class _Finder:
             self.add("conj", node, self.text(node.func.value))
         elif name in ("conj", "_conj", "conjugate") and len(arguments) == 1:
             self.add("conj", node, self.text(arguments[0]))
-        if name == "Claims" and len(arguments) > 1 and self.plain(arguments[1]) not in ("None", "0"):
+        if name == "Claims" and len(arguments) > 1 and isinstance(arguments[1], ast.Name | ast.BinOp | ast.Call):
             self.add("claim", arguments[1], f"{self.text(arguments[1])} - 1")
         if MUTABLE_CALLS.match(name) and arguments:
             self.position(arguments[0])
@@ -259,7 +263,13 @@ def mutants_of(source: str, file: str) -> list[Mutant]:
     """Every mutant of one file, in the order of the text; `is_program` says which are programs."""
     finder = _Finder(source, file)
     finder.visit(finder.tree)
-    return sorted(dict.fromkeys(finder.found), key=lambda m: (m.start, m.end, m.operator, m.new))
+    ordered = sorted(dict.fromkeys(finder.found), key=lambda m: (m.start, m.end, m.operator, m.new))
+    seen = Counter[str]()
+    numbered = []
+    for mutant in ordered:
+        numbered.append(dataclasses.replace(mutant, same=seen[mutant.key]))
+        seen[mutant.key] += 1
+    return numbered
 
 
 @functools.cache
@@ -283,30 +293,27 @@ def all_mutants(root: Path) -> Iterator[Mutant]:
             yield from mutants_of(path.read_text(), path.relative_to(root).as_posix())
 
 
-def shares(sizes: dict[str, int], count: int, offset: float) -> dict[str, int]:
-    """``count`` divided among files by their numbers of sites: systematic sampling, exact up to rounding."""
-    quota, passed, total = {}, 0.0, sum(sizes.values())
-    for file, size in sizes.items():
-        before, passed = int(passed + offset), passed + count * size / total
-        quota[file] = int(passed + offset + 1e-9) - before
-    return quota
-
-
 def drawn(root: Path, mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
-    """``count`` of them: each file gets its share by the number of its sites, and in a file an operator is drawn first,
-    so that the rare ones (a conjugate, a claim) are not lost among indices; at most one mutant a place and operator."""
-    source = random.Random(seed)
-    files: dict[str, list[Mutant]] = defaultdict(list)
-    for mutant in mutants:
-        files[mutant.file].append(mutant)
-    quota = shares({file: len(members) for file, members in files.items()}, count, source.random())
-    chosen: list[Mutant] = []
-    for file, left in files.items():
-        text, wanted = (root / file).read_text(), len(chosen) + quota[file]
-        while left and len(chosen) < wanted:
-            kind = source.choice(sorted({m.operator for m in left}))
-            pick = source.choice([m for m in left if m.operator == kind])
-            left = [m for m in left if (m.start, m.end, m.operator) != (pick.start, pick.end, pick.operator)]
-            if is_program(pick, text):
-                chosen.append(pick)
-    return chosen
+    """``count`` of them, in the order of the text, at most one a place and operator.
+
+    A weighted draw without replacement: each mutant gets a number from the seed and its key alone, so a change
+    elsewhere in the library leaves the others in the draw. Files are met by their numbers of sites; rare operators
+    weigh more, so that a conjugate or a claim is not lost among indices.
+    P. S. Efraimidis and P. G. Spirakis, Weighted random sampling with a reservoir, 2006.
+    """
+
+    def score(mutant: Mutant) -> float:
+        digest = hashlib.sha256(f"{seed} {mutant.key}".encode()).hexdigest()
+        return float((int(digest[:13], 16) + 0.5) / 16**13) ** (1 / OPERATORS[mutant.operator])
+
+    chosen: list[int] = []
+    places: set[tuple[str, int, int, str]] = set()
+    for number in sorted(range(len(mutants)), key=lambda k: (-score(mutants[k]), k)):
+        mutant = mutants[number]
+        place = (mutant.file, mutant.start, mutant.end, mutant.operator)
+        if len(chosen) == count:
+            break
+        if place not in places and is_program(mutant, (root / mutant.file).read_text()):
+            places.add(place)
+            chosen.append(number)
+    return [mutants[number] for number in sorted(chosen)]
