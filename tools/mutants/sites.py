@@ -27,13 +27,15 @@ OPERATORS = {"sign": 3, "conj": 12, "transpose": 6, "index": 1, "claim": 15, "sw
 # Functions that only estimate or describe: wrong numbers there change no result.
 COST_RULES = re.compile(
     r"__repr__|_statics|_reason|plan|work|\w*flops|\w*_cost|\w*bytes|\w*_pays|side_by_side|cheapest_order|_?(constant_)?path"
+    r"|\w*_seconds|_table|conv_plan|tree_order|block_size"
 )
 THRESHOLD = re.compile(r"_?[A-Z][A-Z0-9_]+$")
 CLAIMS = re.compile(r"Claim|claims|properties|_KEPT|_ORTHOGONAL|_TRIANGULAR|_DIAGONAL|frozenset|keep\b")
 # Calls whose first two arguments mean the same when exchanged, or are no operands.
 UNORDERED = re.compile(
     r"(min|max|maximum|minimum|promote_types|result_type|broadcast_shapes|broadcast_tensors|isinstance|issubclass|getattr"
-    r"|hasattr|zip|rule|cast|NamedTuple|Plan|allclose|equal|gcd|lcm|hypot|dense_limit|call|lookup|super|divides|need)$"
+    r"|hasattr|zip|rule|cast|NamedTuple|Plan|allclose|equal|gcd|lcm|hypot|dense_limit|call|lookup|super|divides|need"
+    r"|_same|check_pair)$"
 )
 MUTABLE_CALLS = re.compile(r"(range|arange|roll|pad|narrow|diagonal|tril|triu|eye|zeros|new_zeros|linspace|unsqueeze)$")
 SIGNS: dict[type, str] = {ast.Add: " - ", ast.Sub: " + "}
