@@ -10,7 +10,7 @@ from structmat.checks.bounds import eigenvalue_resolution
 from structmat.checks.membership import measured
 from structmat.checks.operands import Operator, eps_of, from_entries, mean_norm, wide
 from structmat.checks.orthogonality import defect_report, gram_error, orthogonal_limit, worst
-from structmat.checks.rank import displaced, displacement_rank, numerical_rank, rank_at_most
+from structmat.checks.rank import displacement_at_most, displacement_rank, numerical_rank, rank_at_most
 from structmat.checks.report import Report
 from structmat.checks.structures import triangle
 from structmat.claims import Claim
@@ -104,14 +104,14 @@ def _of_products(
             reports[claim.name] = dataclasses.replace(columns, name=claim.value)
     if a.claims.rank is not None:
         reports["rank"] = rank_at_most(op, a.claims.rank, 8 * op.noise, "rank")
-    for (e, f), bound in a.claims.displacement.items():
-        name = f"displacement rank for ({e}, {f})"
-        reports[f"displacement {e}, {f}"] = rank_at_most(displaced(op, e, f), bound, 8 * op.noise, name)
+    if a.claims.displacement:
+        for (e, f), found in displacement_at_most(op, a.claims.displacement):
+            reports[f"displacement {e}, {f}"] = found
     return reports
 
 
 def least_eigenvalue(op: Operator) -> Report:
-    """Minus the least Ritz value of 12 Lanczos steps over the largest, to be at most ``n eps``.
+    """Minus the least Ritz value of 12 Lanczos steps over the largest, to be at most ``8 eps (1 + log2 n)``.
 
     A Ritz value is never below the least eigenvalue, so a matrix that fails is not definite (up to rounding). One that
     passes has no eigenvalue below minus ``details["resolution"]`` times its spread, but with probability 1e-6: a small
@@ -136,7 +136,7 @@ def least_eigenvalue(op: Operator) -> Report:
     side = torch.diag_embed(torch.stack(beside[:-1], -1), 1) if steps > 1 else torch.zeros_like(tridiagonal)
     spectrum = torch.linalg.eigvalsh(tridiagonal + side + side.mT)
     value, details = worst(-spectrum[..., 0] / spectrum[..., -1].abs().clamp_min(1e-300))
-    limit = n * op.eps
+    limit = 8 * op.eps * (1 + math.log2(max(2, n)))  # Ritz values are as accurate as products
     details["resolution"] = eigenvalue_resolution(n, steps, _FAILURE)
     method = f"{steps} Lanczos steps, seed {op.generator.initial_seed()}"
     return Report("minus least over largest eigenvalue", value, limit, value <= limit, method, 1.0, details)

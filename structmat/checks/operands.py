@@ -21,6 +21,7 @@ __all__ = ["DENSE_ENTRIES", "PROBES", "Operand", "Operator", "checked", "eps_of"
 Operand = Matrix | torch.Tensor
 DENSE_ENTRIES = 1 << 22  # a matrix with at most so many entries (32 MB in float64, batch included) is formed
 PROBES = 10
+_SINGLE = (torch.float32, torch.complex64, torch.float16, torch.bfloat16)
 _WIDE = {torch.complex64: torch.complex128, torch.complex128: torch.complex128}
 
 
@@ -160,9 +161,10 @@ class Operator:
 
     def gaussian(self, count: int, length: int) -> torch.Tensor:
         """Independent standard rows ``(count, length)``; complex ones of unit variance for a complex matrix."""
-        dtype = torch.float64 if self.real else torch.complex128
-        place = self.generator.device
-        return torch.randn(count, length, generator=self.generator, dtype=dtype, device=place).to(self.device)
+        drawn = torch.float32 if self.matrix.dtype in _SINGLE else torch.float64
+        dtype = drawn if self.real else backend.complex_of(drawn)
+        z = torch.randn(count, length, generator=self.generator, dtype=dtype, device=self.generator.device)
+        return z.to(self.device, torch.float64 if self.real else torch.complex128)
 
     def unit(self, place: int, length: int) -> torch.Tensor:
         """One row, zero but for a one."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,11 +14,20 @@ from structmat.checks.report import Report
 from structmat.errors import StructureError
 from structmat.matrix import Matrix
 
-__all__ = ["displaced", "displacement_rank", "is_low_rank", "numerical_rank", "rank_at_most", "rotated"]
+__all__ = [
+    "displaced",
+    "displacement_at_most",
+    "displacement_rank",
+    "is_low_rank",
+    "numerical_rank",
+    "rank_at_most",
+    "rotated",
+]
 
 _SKETCH = 1 << 26  # numbers that a sketch may hold (512 MB): 64 vectors at n = 10^6
 _START, _EXTRA = 16, 6
 _CHUNK = 4096
+Pair = tuple[complex, complex]
 
 
 def numerical_rank(
@@ -211,15 +221,49 @@ def rank_at_most(op: Operator, rank: int, floor: torch.Tensor, name: str) -> Rep
     The sketch A Z has at most the rank of A, and its singular value of that number is a tenth of that of A or more,
     but with the probability of ``bounds.rank_failure``.
     """
+    return _unmeasured(op, rank, name) or _judged(op, rank, floor, name, _leading(op, rank + _EXTRA)[1])
+
+
+def displacement_at_most(op: Operator, bounds: Mapping[Pair, int]) -> Iterator[tuple[Pair, Report]]:
+    """The same of ``Z_e A - A Z_f`` for several pairs, from two products a vector for all of them together: ``A Z_f z =
+    A Z_0 z + f z_(n-1) A e_0``."""
+    n = op.shape[1]
+    names = {(e, f): f"displacement rank for ({e}, {f})" for e, f in bounds}
+    idle = {pair: _unmeasured(op, rank, names[pair]) for pair, rank in bounds.items()}
+    most = max((rank for pair, rank in bounds.items() if idle[pair] is None), default=0)
+    z, az = _leading(op, most + _EXTRA)
+    moved = op.forward(torch.cat((rotated(z, 0), op.unit(0, n).to(z.dtype)), -2))
+    moved, first = moved[..., :-1, :], moved[..., -1:, :]
+    for (e, f), rank in bounds.items():
+        count = rank + _EXTRA
+        known = idle[e, f]
+        if known is None:
+            y = rotated(az[..., :count, :], e) - moved[..., :count, :] - (z[..., :count, -1:] * f) * first
+            known = _judged(op, rank, 8 * op.noise, names[e, f], y)
+        yield (e, f), known
+
+
+def _leading(op: Operator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``count`` Gaussian vectors and their products: those that all checks share, and more where these are too few."""
+    if count <= op.probes:
+        return op.z[:count], op.az[..., :count, :]
+    more = op.gaussian(count - op.probes, op.shape[1])
+    return torch.cat((op.z, more), -2), torch.cat((op.az, op.forward(more)), -2)
+
+
+def _unmeasured(op: Operator, rank: int, name: str) -> Report | None:
+    """What needs no sketch, and what is too large for one."""
     m, n = op.shape
     if rank >= min(m, n):
         return Report(name, min(m, n), rank, True, "no matrix of this shape has more")
-    count = rank + _EXTRA
-    if count * max(m, n) > _SKETCH:
-        return Report(name, math.nan, rank, True, f"not measured: {count} products of this length are too many", 1.0)
-    values = triangle_values(op.forward(op.gaussian(count, n)))
-    found, details = worst((values > floor[..., None]).sum(-1))
-    method = f"{count} Gaussian products, seed {op.generator.initial_seed()}"
+    if (rank + _EXTRA) * max(m, n) <= _SKETCH:
+        return None
+    return Report(name, math.nan, rank, True, f"not measured: {rank + _EXTRA} products of this length are many", 1.0)
+
+
+def _judged(op: Operator, rank: int, floor: torch.Tensor, name: str, sketch: torch.Tensor) -> Report:
+    found, details = worst((triangle_values(sketch) > floor[..., None]).sum(-1))
+    method = f"{rank + _EXTRA} Gaussian products, seed {op.generator.initial_seed()}"
     details |= {"factor": FACTOR}
     return Report(name, int(found), rank, found <= rank, method, rank_failure(rank, _EXTRA), details)
 

@@ -175,11 +175,11 @@ def is_triangular(
 def triangle(op: Operator, lower: bool, name: str, tol: float | None) -> Report:
     """The largest of ``||A[:s, s:] z||`` over ``||A z||``, s random."""
     m, n = op.shape
-    least = min(m, n)
-    if least < 2:
+    length = n if lower else m  # s runs over the columns, or rows, that have something beside the diagonal
+    if length < 2:
         return Report(name, 0.0, 0.0 if tol is None else tol, True, "nothing lies beside the diagonal")
     place = op.generator.device
-    splits = torch.randint(1, least, (op.probes, 1), generator=op.generator, device=place).to(op.device)
+    splits = torch.randint(1, length, (op.probes, 1), generator=op.generator, device=place).to(op.device)
     rows, columns = torch.arange(m, device=op.device), torch.arange(n, device=op.device)
     y = op.forward(op.z * ((columns >= splits) if lower else (columns < splits)))
     beyond = y * ((rows < splits) if lower else (rows >= splits))
