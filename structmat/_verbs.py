@@ -19,6 +19,12 @@ from structmat.solving import DenseFactorisation, Factorisation, Options, SolveI
 __all__ = ["Verbs"]
 
 _CHUNK = 64  # columns per block where a verb walks through all columns
+_SOME = "scipy.sparse.linalg.{}(structmat.linalg.as_linear_operator(A), k) finds k of them from products; "
+_WAYS = {
+    "slogdet": "structmat.linalg.logabsdet(A, method='lanczos') estimates log|det A| from products; ",
+    "eigvals": _SOME.format("eigs"),
+    "svdvals": _SOME.format("svds"),
+}
 
 
 class Verbs(Value):
@@ -315,7 +321,7 @@ class Verbs(Value):
             name, other = type(self).__name__, 'method="dense" or ' if verb in ("solve", "factor") else ""
             raise StructureError(
                 f"{self!r}.{verb}: {name} has no structured form of it, and order {order} is above "
-                f"the dense limit {most}; "
+                f"the dense limit {most}; {_WAYS.get(verb, '')}"
                 f"to spend n^2 memory on it, use {other}structmat.Dense(A.to_dense()).{verb}"
             )
 
