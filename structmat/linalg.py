@@ -1,18 +1,23 @@
 """The names of ``torch.linalg`` and ``scipy.linalg`` over a Matrix or a tensor.
 
-A tensor is treated as ``Dense``; ``solve_toeplitz``, ``solve_circulant`` and ``matmul_toeplitz`` have scipy's
-signatures, and give numpy arrays back for numpy arrays.
+A tensor, an array or a list is treated as ``Dense``, and results are tensors and matrices; ``solve_toeplitz``,
+``solve_circulant`` and ``matmul_toeplitz`` have scipy's signatures, and give numpy arrays back for numpy arrays.
 """
 
 from typing import Any
 
 import torch
 
-from structmat import checks
+from structmat import backend
 from structmat import matrix as _matrix
 from structmat._progress import ProgressBar
+from structmat._shell import require_square
 from structmat.construct import entries_of
+from structmat.errors import SolveError
 from structmat.functional.qr import householder_qr
+from structmat.linalg_operator import as_linear_operator, from_linear_operator
+from structmat.linalg_spectra import hermitian_eigvals, polar_factors, sum_norm
+from structmat.linalg_stochastic import Estimate, logabsdet, slogdet, trace
 from structmat.linalg_toeplitz import (
     LevinsonDurbin,
     levinson_durbin,
@@ -26,19 +31,26 @@ from structmat.types.dense import Dense
 from structmat.types.householder import HouseholderProduct
 
 __all__ = [
+    "Estimate",
     "LevinsonDurbin",
+    "as_linear_operator",
     "cond",
     "det",
     "diagonal",
     "eigvals",
+    "eigvalsh",
+    "from_linear_operator",
     "inv",
     "levinson_durbin",
+    "logabsdet",
     "lstsq",
     "matmul",
     "matmul_toeplitz",
     "matrix_rank",
     "norm",
     "pinv",
+    "polar",
+    "progress_bar",
     "qr",
     "slogdet",
     "solve",
@@ -120,14 +132,28 @@ def det(A: Any) -> torch.Tensor:
     return _as(A).det()
 
 
-def slogdet(A: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sign (or phase) and ``log|det A|``."""
-    return _as(A).slogdet()
-
-
 def eigvals(A: Any) -> torch.Tensor:
     """The eigenvalues, complex."""
     return _as(A).eigvals()
+
+
+def eigvalsh(A: Any) -> torch.Tensor:
+    """The eigenvalues of a Hermitian matrix ``(*batch, n)``, real, ascending.
+
+    A Matrix must claim to be Hermitian (``assume`` vouches); a tensor is taken for Hermitian, and its lower triangle
+    read, as ``torch.linalg.eigvalsh`` does. By structure where the type has eigenvalues (Kronecker products and sums,
+    circulants, blocks, diagonals, their inverses and scalings), dense up to the dense limit.
+    Raises StructureError without the claim, and above the limit.
+
+    >>> sm.linalg.eigvalsh(sm.kron(sm.toeplitz([2.0, 1.0]), sm.Diagonal(torch.tensor([1.0, -1.0]).double())))
+    tensor([-3., -1.,  1.,  3.], dtype=torch.float64)
+    """
+    if isinstance(A, Matrix):
+        return hermitian_eigvals(A)
+    a = _as(A)
+    require_square(a, "eigvalsh")
+    found: torch.Tensor = a._cast(torch.linalg.eigvalsh(a._wide_dense()), real=True)
+    return found
 
 
 def svdvals(A: Any) -> torch.Tensor:
@@ -135,32 +161,83 @@ def svdvals(A: Any) -> torch.Tensor:
     return _as(A).svdvals()
 
 
-def norm(A: Any, ord: str | int | None = None) -> torch.Tensor:
-    """The matrix norm: Frobenius (None, "fro"), spectral (2) or nuclear ("nuc")."""
+def polar(A: Any, side: str = "right") -> tuple[Matrix, Matrix]:
+    """U and P with ``A = U P`` (side "right") or ``A = P U`` ("left"), as ``scipy.linalg.polar``.
+
+    U has orthonormal columns (rows, where A is wide), P is Hermitian and positive semidefinite. A matrix that claims
+    orthonormal columns is its own U; structure stays for diagonals, f-circulants with |f| = 1, Kronecker products,
+    blocks and scalings; else dense up to the dense limit. Differentiable to any order where A has full rank.
+    Raises StructureError above the limit, ValueError for another side.
+
+    >>> U, P = sm.linalg.polar(sm.Circulant(torch.tensor([1.0, 3.0, 0.5]).double()))
+    >>> type(U).__name__, type(P).__name__
+    ('Circulant', 'Circulant')
+
+    References: N. J. Higham, Functions of Matrices, 2008, chapter 8.
+    """
+    return polar_factors(_as(A), side)
+
+
+_NORMS: dict[Any, tuple[int, bool]] = {
+    1: (-2, False),
+    -1: (-2, True),
+    float("inf"): (-1, False),
+    -float("inf"): (-1, True),
+}
+
+
+def norm(A: Any, ord: str | float | None = None) -> torch.Tensor:
+    """The matrix norm of ``torch.linalg.matrix_norm``: Frobenius (None, "fro"), nuclear ("nuc"), the largest or least
+    singular value (2, -2), column sum (1, -1) or row sum (inf, -inf) of absolute values.
+
+    Sums cost n products in blocks where the type has no shorter way; singular values those of ``svdvals``.
+    """
     a = _as(A)
     if ord is None or ord == "fro":
         return a.norm()
-    if ord == 2:
-        return a.svdvals()[..., 0]
+    if ord in (2, -2):
+        return a.svdvals()[..., 0 if ord == 2 else -1]
     if ord == "nuc":
         return a.svdvals().sum(-1)
-    raise ValueError(f"norm(ord={ord!r}): legal orders are None, 'fro', 2 and 'nuc'")
+    if ord in _NORMS:
+        return sum_norm(a, *_NORMS[ord])
+    raise ValueError(f"norm(ord={ord!r}): legal orders are None, 'fro', 'nuc', 2, -2, 1, -1, inf and -inf")
 
 
-def cond(A: Any) -> torch.Tensor:
-    """``sigma_1 / sigma_n``."""
-    s = _as(A).svdvals()
-    return s[..., 0] / s[..., -1]
+def cond(A: Any, p: str | float | None = None) -> torch.Tensor:
+    """``sigma_1 / sigma_n`` (p None or 2), its inverse (-2), or ``norm(A, p) norm(A^-1, p)``; inf for a singular A."""
+    a = _as(A)
+    if p in (None, 2, -2):
+        s = a.svdvals()
+        return s[..., 0] / s[..., -1] if p != -2 else s[..., -1] / s[..., 0]
+    require_square(a, "cond")
+    size = norm(a, p)
+    try:
+        return size * norm(a.inv(), p)
+    except SolveError:
+        if a.batch_shape:
+            raise
+        return torch.full_like(size, float("inf"))
 
 
-def matrix_rank(A: Any, tol: float | None = None) -> int:
-    """The numerical rank, see ``checks.numerical_rank``."""
-    return int(checks.numerical_rank(_as(A), tol))
+def matrix_rank(
+    A: Any, *, atol: float | None = None, rtol: float | None = None, hermitian: bool = False
+) -> torch.Tensor:
+    """How many singular values exceed ``max(atol, rtol sigma_1)``, ``(*batch)`` integers, as torch counts them.
 
-
-def trace(A: Any) -> torch.Tensor:
-    """The sum of the diagonal entries."""
-    return _as(A).trace()
+    ``rtol`` is by default ``max(m, n) eps``, and 0 where ``atol`` is given; ``hermitian`` takes the absolute values of
+    ``eigvalsh``. ``checks.numerical_rank`` also says how clear the answer is.
+    """
+    a = _as(A)
+    values = eigvalsh(A).abs() if hermitian else a.svdvals()
+    values = values.detach()
+    if rtol is None:
+        eps = torch.finfo(backend.compute_dtype(a.dtype or torch.get_default_dtype())).eps
+        rtol = 0.0 if atol is not None else max(a.shape[-2:]) * eps
+    if values.shape[-1] == 0:
+        return torch.zeros(values.shape[:-1], dtype=torch.int64, device=values.device)
+    cut = (rtol * values.amax(-1, keepdim=True)).clamp_min(0.0 if atol is None else atol)
+    return (values > cut).sum(-1)
 
 
 def diagonal(A: Any) -> torch.Tensor:
