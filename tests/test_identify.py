@@ -102,7 +102,7 @@ def check_found(name: str, n: int, dtype: torch.dtype, seed: int) -> None:
     larger = [r for r in found if r.parameters > row.parameters]
     assert all(found.rows.index(row) < found.rows.index(r) for r in larger)
     assert found[0].exact and found[0].parameters <= row.parameters
-    gap = torch.linalg.norm(row.build().to_dense() - dense) / max(1e-300, float(torch.linalg.norm(dense)))
+    gap = float(torch.linalg.norm(row.build().to_dense() - dense)) / max(1e-300, float(torch.linalg.norm(dense)))
     assert gap <= 4 * limit(max(dense.shape), dtype)
 
 

@@ -93,6 +93,7 @@ def _splits(work: Work) -> list[Shape]:
     one product fits."""
     m, n = work.sizes
     found = [s for s in _factor_shapes((m, n)) if work.fits(_parameters(s, (m, n)))]
+    found = [s for s in found if s not in ((m, 1), (1, n))]  # a column and a row: rank one, and so is their sum
     found.sort(key=lambda s: (abs(math.log(s[0] / s[1]) - math.log(m / n) / 2), abs(math.log(s[0] * s[0] / m))))
     if m == n:  # a product of square factors, the ordinary case, before all others
         found.sort(key=lambda s: s[0] != s[1])
