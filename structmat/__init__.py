@@ -4,7 +4,21 @@ from structmat import algebra as _algebra  # enters the rules between types
 from structmat import backend, checks, linalg, nn
 from structmat._version import __version__
 from structmat.claims import Claim, Claims
-from structmat.construct import block_diag, circulant, dft, hadamard, hankel, kron, kron_sum, stack, toeplitz
+from structmat.construct import (
+    block,
+    block_diag,
+    cat,
+    circulant,
+    dft,
+    hadamard,
+    hankel,
+    hstack,
+    kron,
+    kron_sum,
+    stack,
+    toeplitz,
+    vstack,
+)
 from structmat.errors import (
     AmbiguousRuleError,
     BackendError,
@@ -20,6 +34,7 @@ from structmat.identification import identify
 from structmat.lazy import Implicit, Inverse, Product, Scaled, Sum
 from structmat.matrix import Matrix, allclose
 from structmat.types.banded import Banded
+from structmat.types.block import Block
 from structmat.types.block_circulant import BlockCirculant
 from structmat.types.block_diagonal import BlockDiagonal
 from structmat.types.block_toeplitz import BlockToeplitz
@@ -55,6 +70,7 @@ __all__ = [
     "AmbiguousRuleError",
     "BackendError",
     "Banded",
+    "Block",
     "BlockCirculant",
     "BlockDiagonal",
     "BlockToeplitz",
@@ -103,12 +119,15 @@ __all__ = [
     "__version__",
     "allclose",
     "backend",
+    "block",
     "block_diag",
+    "cat",
     "checks",
     "circulant",
     "dft",
     "hadamard",
     "hankel",
+    "hstack",
     "identify",
     "kron",
     "kron_sum",
@@ -116,4 +135,5 @@ __all__ = [
     "nn",
     "stack",
     "toeplitz",
+    "vstack",
 ]

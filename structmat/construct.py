@@ -11,6 +11,7 @@ from structmat.claims import Claim
 from structmat.errors import DeviceError, DtypeError, ShapeError, StructureError
 from structmat.matrix import Matrix
 from structmat.matrix import kron as _kron
+from structmat.types.block import Block
 from structmat.types.block_diagonal import BlockDiagonal
 from structmat.types.butterfly import Butterfly
 from structmat.types.circulant import Circulant
@@ -18,18 +19,23 @@ from structmat.types.dense import Dense
 from structmat.types.hankel import Hankel
 from structmat.types.kronecker_sum import KroneckerSum
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
+from structmat.types.zero import Zero
 
 __all__ = [
+    "block",
     "block_diag",
+    "cat",
     "circulant",
     "dft",
     "entries_of",
     "hadamard",
     "hankel",
+    "hstack",
     "kron",
     "kron_sum",
     "stack",
     "toeplitz",
+    "vstack",
 ]
 
 
@@ -164,6 +170,62 @@ def block_diag(*blocks: Any) -> BlockDiagonal:
     return BlockDiagonal(torch.stack([b.to(common).expand(*lead, *b.shape[-2:]) for b in found], -3))
 
 
+def block(rows: Sequence[Sequence[Any]]) -> Block:
+    """The block matrix of a grid of matrices, arrays, lists or tensors, kept as it is; None stands for a zero block.
+
+    Rows agree in height and columns in width; batches broadcast. ShapeError where blocks do not fit, or where a row or
+    a column holds nothing but None.
+    """
+    if not rows or not all(isinstance(row, (list, tuple)) and row for row in rows):
+        raise TypeError("block: rows of blocks are needed, as in block([[A, B], [None, D]])")
+    if len({len(row) for row in rows}) > 1:
+        raise ShapeError(f"block: rows of {sorted({len(row) for row in rows})} blocks; all need the same number")
+    grid = [
+        [None if v is None else _matrix_of(v, f"block [{i}, {j}]") for j, v in enumerate(row)]
+        for i, row in enumerate(rows)
+    ]
+    heights = [_agreed([p for p in row if p is not None], -2, f"row {i}") for i, row in enumerate(grid)]
+    columns = list(zip(*grid, strict=True))
+    widths = [_agreed([p for p in column if p is not None], -1, f"column {j}") for j, column in enumerate(columns)]
+    filled = [
+        tuple(Zero(m, n) if part is None else part for part, n in zip(row, widths, strict=True))
+        for row, m in zip(grid, heights, strict=True)
+    ]
+    return Block(tuple(filled))
+
+
+def _agreed(parts: Sequence[Matrix], axis: int, place: str) -> int:
+    """The size that all matrices of a row or column have."""
+    sizes = sorted({int(p.shape[axis]) for p in parts})
+    if len(sizes) == 1:
+        return sizes[0]
+    if not sizes:
+        raise ShapeError(f"block: {place} holds nothing but None, so its size is unknown; use structmat.Zero(m, n)")
+    what = "heights" if axis == -2 else "widths"
+    raise ShapeError(f"block: the {what} of {place} differ: {', '.join(map(str, sizes))}")
+
+
+def cat(matrices: Sequence[Any], dim: int = -2) -> Block:
+    """Matrices side by side (``dim=-1``) or one above the other (``dim=-2``), as ``torch.cat``; lazy, of any types."""
+    ndim = max((len(getattr(m, "shape", (0, 0))) for m in matrices), default=2)
+    axis = dim - ndim if dim >= 0 else dim
+    if axis not in (-1, -2) or not matrices:
+        raise ValueError(
+            f"cat(dim={dim}) of {len(matrices)} matrices: legal are -1 (columns) and -2 (rows) of at least one"
+        )
+    return block([list(matrices)] if axis == -1 else [[m] for m in matrices])
+
+
+def hstack(matrices: Sequence[Any]) -> Block:
+    """``cat(matrices, dim=-1)``: side by side."""
+    return cat(matrices, dim=-1)
+
+
+def vstack(matrices: Sequence[Any]) -> Block:
+    """``cat(matrices, dim=-2)``: one above the other."""
+    return cat(matrices, dim=-2)
+
+
 def stack(matrices: Sequence[Matrix]) -> Matrix:
     """A batch out of matrices of one type, one size and equal static fields, along a new first axis."""
     if not matrices:
@@ -180,6 +242,8 @@ def stack(matrices: Sequence[Matrix]) -> Matrix:
             raise DeviceError(f"stack: {other!r} and {first!r} are on {other.device} and {first.device}")
         if len(other.tensors()) != len(first.tensors()):
             raise StructureError(f"stack: {other!r} and {first!r} store different fields (phases or not?)")
+    if not first.core and all(isinstance(t, Matrix) for t in _held(first)) and _held(first):
+        return _stacked_parts(matrices)
     if not first.core:
         raise StructureError(f"stack: {type(first).__name__} does not declare core, so it cannot be stacked")
     lead = first.batch_shape
@@ -194,3 +258,33 @@ def stack(matrices: Sequence[Matrix]) -> Matrix:
     if first._assumed:  # what was vouched for one of them holds of the batch if it holds of all
         stacked.__dict__["_assumed"] = frozenset.intersection(*(m.claims.properties for m in matrices))
     return stacked
+
+
+def _held(matrix: Matrix) -> list[Any]:
+    """What the child fields of a composed matrix hold, tuples taken apart."""
+
+    def flat(value: Any) -> list[Any]:
+        return [x for v in value for x in flat(v)] if isinstance(value, tuple) else [value]
+
+    pairs = zip(matrix._layout, matrix._children, strict=True)
+    return [x for (name, _), child in pairs if child for x in flat(matrix.__dict__[name])]
+
+
+def _stacked_parts(matrices: Sequence[Matrix]) -> Matrix:
+    """A composed matrix (Product, Sum, Kronecker, Block, ...) of stacked parts."""
+
+    def joined(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], tuple):
+            if len({len(v) for v in values}) > 1:
+                raise StructureError(f"stack: {matrices[0]!r} and its likes have different numbers of parts")
+            return tuple(joined(each) for each in zip(*values, strict=True))
+        return stack(values) if values[0].tensors() else values[0]
+
+    first = matrices[0]
+    new = first._map(lambda _, t: t)
+    for (name, _), child in zip(first._layout, first._children, strict=True):
+        if child:
+            new.__dict__[name] = joined([m.__dict__[name] for m in matrices])
+    if first._assumed:
+        new.__dict__["_assumed"] = frozenset.intersection(*(m.claims.properties for m in matrices))
+    return new

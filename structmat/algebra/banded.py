@@ -139,5 +139,5 @@ def _nearer(kind: type[Matrix]) -> None:
     _both_ways("hadamard", Triangular, kind, decided)
 
 
-for _kind in (Zero, Scaled, Identity, Diagonal):
-    _nearer(_kind)
+for _other in (Zero, Scaled, Identity, Diagonal):
+    _nearer(_other)

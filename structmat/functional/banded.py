@@ -100,11 +100,11 @@ def block_lu(bands: torch.Tensor, upper: int, y: torch.Tensor | None) -> tuple[t
 
     Returns the n pivots ``(*b, n)``, the sign of the permutation ``(*b)`` and, for columns y ``(*b, n, k)``, the
     solution (else an empty tensor). All of it differentiable to any order on any device; the pivots' order is a
-    constant of differentiation. 2 n b (l + b + u) flops for windows of b = max(l + u, 16) columns.
+    constant of differentiation. 2 n b (l + b + u) flops for windows of b = max(l + u, 64) columns (n, if that is less).
     """
     w, n = (int(s) for s in bands.shape[-2:])
     lower = w - 1 - upper
-    b = max(lower + upper, 16)
+    b = max(lower + upper, min(n, 64))
     steps = -(-n // b)
     rows = turned(bands, upper)
     size = steps * b + lower  # the identity goes on behind the matrix, zero rows behind that
@@ -118,18 +118,19 @@ def block_lu(bands: torch.Tensor, upper: int, y: torch.Tensor | None) -> tuple[t
     right = torch.nn.functional.pad(columns.expand(*lead, *columns.shape[-2:]), (0, 0, 0, size - n))
     width = b + lower + upper
     carry = _window(fill[..., :lower], lower, width, skip=lower)
-    beside = right[..., :lower, :]
+    laid = _window(fill[..., lower:].unflatten(-1, (steps, b)).movedim(-2, -3), b, width)
+    windows = laid.unbind(-3)  # not slices one by one, each of which has a gradient of full size
+    beside, *behind_these = right.split([lower, *(b for _ in range(steps))], -2)
     pivots, sign, uppers, tops = [], torch.ones_like(bands[..., 0, 0]), [], []
     for k in range(steps):
-        new = slice(lower + k * b, lower + (k + 1) * b)
         kept = carry.expand(*lead, lower, width)
-        window = torch.cat((kept, _window(fill[..., new], b, width).expand(*lead, b, width)), -2)
+        window = torch.cat((kept, windows[k].expand(*lead, b, width)), -2)
         lu, order, _ = torch.linalg.lu_factor_ex(window[..., :b])
         permutation, low, up = torch.lu_unpack(lu, order)
         swaps = (order != torch.arange(1, b + 1, device=order.device, dtype=order.dtype)).sum(-1)
         sign = sign * (1 - 2 * (swaps % 2)).to(sign.dtype)
         behind = window[..., b:].expand(*lead, lower + b, lower + upper)
-        moved = permutation.mT @ torch.cat((behind, torch.cat((beside, right[..., new, :]), -2)), -1)
+        moved = permutation.mT @ torch.cat((behind, torch.cat((beside, behind_these[k]), -2)), -1)
         top = torch.linalg.solve_triangular(low[..., :b, :], moved[..., :b, :], upper=False, unitriangular=True)
         rest = moved[..., b:, :] - low[..., b:, :] @ top
         carry = torch.nn.functional.pad(rest[..., : lower + upper], (0, b))

@@ -99,7 +99,7 @@ def _direct(matrix: Matrix) -> bool:
         return _direct(matrix.matrix)
     if isinstance(matrix, Product):
         return all(f.shape[-2] == f.shape[-1] and _direct(f) for f in matrix.factors)
-    return type(matrix)._solve_rows is not Verbs._solve_rows
+    return type(matrix)._solve_rows is not Verbs._solve_rows and getattr(matrix, "_solves", True)
 
 
 def _condition(small: torch.Tensor) -> float:

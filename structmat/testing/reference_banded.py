@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy
 
-from structmat.testing.reference import Array, as_wide, each, reference
+from structmat.testing.reference import Array, as_wide, each, entries_of, magnitude, magnitude_of, reference
 from structmat.types.banded import Banded
+from structmat.types.block import Block
 from structmat.types.triangular import Triangular
 
 __all__: list[str] = []
@@ -35,3 +36,23 @@ def _triangular(matrix: Any) -> Array:
         return out
 
     return each(form, (as_wide(matrix.entries), 2))
+
+
+@reference(Block)
+def _block(matrix: Any) -> Array:
+    """Entry by entry: in which block it falls."""
+    grid = [[entries_of(part) for part in row] for row in matrix.blocks]
+    lead = numpy.broadcast_shapes(*(part.shape[:-2] for row in grid for part in row))
+    heights, widths = [row[0].shape[-2] for row in grid], [part.shape[-1] for part in grid[0]]
+    kind = numpy.result_type(*(part for row in grid for part in row))
+    out = numpy.zeros((*lead, sum(heights), sum(widths)), dtype=kind)
+    for i, row in enumerate(grid):
+        for j, part in enumerate(row):
+            top, left = sum(heights[:i]), sum(widths[:j])
+            out[..., top : top + heights[i], left : left + widths[j]] = part
+    return out
+
+
+@magnitude(Block)
+def _size(matrix: Any) -> float:
+    return float(sum(magnitude_of(part) for row in matrix.blocks for part in row))

@@ -15,7 +15,7 @@ from hypothesis.vendor import pretty
 from structmat import lazy
 from structmat._value import Value
 from structmat.matrix import Matrix
-from structmat.testing.strategies_banded import banded, triangular
+from structmat.testing.strategies_banded import banded, blocks, triangular
 from structmat.testing.strategies_basic import (
     block_diagonal,
     cauchy_like,
@@ -76,6 +76,7 @@ from structmat.testing.strategies_toeplitz import (
 )
 from structmat.testing.strategies_tucker import tucker_matrices, tucker_tensors
 from structmat.types.banded import Banded
+from structmat.types.block import Block
 from structmat.types.block_circulant import BlockCirculant
 from structmat.types.block_diagonal import BlockDiagonal
 from structmat.types.block_toeplitz import BlockToeplitz
@@ -113,6 +114,7 @@ __all__ = [
     "block_circulants",
     "block_diagonal",
     "block_toeplitz",
+    "blocks",
     "butterflies",
     "cauchy_like",
     "circulants",
@@ -161,6 +163,7 @@ _ANY: dict[type[Matrix], Function] = {
     Hankel: hankel,
     Toeplitz: toeplitz,
     LowRank: low_rank,
+    Block: blocks,
     BlockDiagonal: block_diagonal,
     BlockToeplitz: block_toeplitz,
     Butterfly: butterflies,
