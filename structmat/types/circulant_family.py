@@ -22,6 +22,10 @@ class CirculantFamily(Matrix):
         """The first column v, ``(*batch, n)``."""
         raise TypeError(f"{type(self).__name__} must define _column")
 
+    def _wide_column(self) -> torch.Tensor:
+        """The column before it is rounded to half precision, where it is computed."""
+        return self._column()
+
     def _number(self) -> complex:
         """f."""
         raise TypeError(f"{type(self).__name__} must define _number")
@@ -40,7 +44,7 @@ class CirculantFamily(Matrix):
 
     def __rmatmul__(self, other: Any) -> torch.Tensor:
         x = self._checked_operand(other, columns_first=False)
-        y = ft.circulant_transposed_product(self._column(), x, self._number())
+        y = ft.circulant_transposed_product(self._wide_column(), x, self._number())
         return y if self.dtype is None else y.to(torch.promote_types(self.dtype, x.dtype))
 
     def to_dense(self) -> torch.Tensor:
