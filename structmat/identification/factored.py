@@ -135,6 +135,7 @@ def _finer(work: Work, left: Shape) -> Iterator[Trial]:
             (round(_sketched(piece, first)[0], 7), _parameters(first, shapes[k]), k, first)
             for k, piece in enumerate(pieces)
             for first in _factor_shapes(shapes[k])[:_FINER]
+            if _parameters(first, shapes[k]) < math.prod(shapes[k])
         ]
         if not options or min(options)[0] > _PRODUCT:
             return
