@@ -1,17 +1,17 @@
-"""The directives `type-table` and `rule-table`: what the code has, read from the code, so that no table goes stale."""
+"""The directives `type-table`, `rule-table`, `pair-table`: read from the code when the page is built, never stale."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any, ClassVar
 
+import rule_rows
 from docutils import nodes
 from docutils.statemachine import StringList
 from readable_docstrings import escape, first_sentence
 from sphinx.util.docutils import SphinxDirective
 
 import structmat
-from structmat import dispatch
 
 
 def types() -> list[type]:
@@ -50,15 +50,24 @@ class Rules(Table):
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the cells of each row as reStructuredText."""
-        rows = []
-        for rule in sorted(dispatch.rules(), key=lambda r: (r.verb, [t.__name__ for t in r.types])):
-            types = ", ".join(t.__name__ for t in rule.types)
-            rows.append((f"``{rule.verb}``", f"``{types}``", escape(first_sentence(rule.function)) or "(no comment)"))
-        return rows
+        return [(f"``{verb}``", f"``{types}``", escape(said)) for verb, types, said in rule_rows.rules()]
+
+
+class Pairs(Table):
+    """One row a left type: what the verb gives with each right type, where that is not plainly lazy."""
+
+    required_arguments = 1
+    heads: ClassVar[tuple[str, ...]] = ("left", "right → result")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the cells of each row as reStructuredText."""
+        self.env.note_dependency(str(rule_rows.PAIRS))
+        return [(f"``{left}``", escape(line)) for left, line in rule_rows.pairs(self.arguments[0])]
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("type-table", Table)
     app.add_directive("rule-table", Rules)
+    app.add_directive("pair-table", Pairs)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
