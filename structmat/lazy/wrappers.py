@@ -139,7 +139,7 @@ class Prepared(Matrix):
         return inverse
 
     def to(self, *target: Any, **options: Any) -> Any:
-        return self.matrix.to(*target, **options).prepare()
+        return self.matrix.to(*target, **options).prepare()._vouched(self._assumed)
 
     def to_dense(self) -> torch.Tensor:
         return self.matrix.to_dense()
