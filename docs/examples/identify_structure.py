@@ -82,7 +82,6 @@ def draw(found: Identification, covariance: np.ndarray, out: Path) -> None:
         "SymmetricToeplitz",
         "Kronecker",
         "LowRank",
-        "Butterfly",
         "BlockCirculant",
     )
     for kind in kinds:
