@@ -190,6 +190,7 @@ def test_planted_faults_of_ranks() -> None:
 
 def test_a_rank_beyond_the_sketch_is_bounded_from_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.rank, "_SKETCH", 40 * 90)
+    monkeypatch.setattr(checks.rank, "_RANGE", 40 * 90)
     a = torch.randn(90, 90, generator=_seeded(), dtype=F64)
     found = checks.numerical_rank(a, probes=6)
     assert (int(found), found.details["at least"], found.details["at most"]) == (40, 40, 90) and found.ok

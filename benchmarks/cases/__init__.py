@@ -5,6 +5,7 @@ from benchmarks.cases import (
     adapters,
     boft,
     butterfly,
+    checks,
     dispatch,
     displacement,
     householder,
@@ -26,6 +27,7 @@ CASES: tuple[Case, ...] = (
     *butterfly.CASES,
     *boft.CASES,
     *tucker.CASES,
+    *checks.CASES,
     *kronecker.CASES,
 )
 
