@@ -162,6 +162,34 @@ def test_toeplitz_plus_hankel_stays_a_sum() -> None:
     assert type(a) is sm.Sum
 
 
+@pytest.mark.parametrize("dtype", [F64, C128, torch.float32], ids=str)
+def test_toeplitz_plus_hankel_shares_the_transforms_of_x(dtype: torch.dtype) -> None:
+    """Joint product against both on their own: shapes, batches, one row, real with complex, derivatives, graphs."""
+    for m, n in ((90, 60), (60, 90), (75, 75)):
+        t, h = (torch.randn(m + n - 1, generator=torch.Generator().manual_seed(s), dtype=dtype) for s in (1, 2))
+        for first, second, lead in ((t, h, ()), (t.expand(2, -1), h, (2,)), (t, h.expand(3, 1, -1), (3, 1))):
+            parts = (sm.Toeplitz(first, n), sm.Hankel(second, n))
+            for a in (sm.Sum(parts), sm.Sum(parts[::-1])):
+                for shape in ((n,), (4, n), (*lead, 20, n)):
+                    x = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=dtype)
+                    for v in (x, x * 1j) if not dtype.is_complex else (x,):
+                        wanted = parts[0].linear(v) + parts[1].linear(v)
+                        got = a.linear(v)
+                        assert got.shape == wanted.shape and got.dtype == wanted.dtype
+                        gap = (got - wanted).norm() / (wanted.norm() + 1)
+                        assert float(gap) <= 20 * torch.finfo(dtype).eps
+    x = torch.randn(2, 75, generator=torch.Generator().manual_seed(3), dtype=dtype)
+    leaves = [v.clone().requires_grad_() for v in (t, h, x)]
+    joint = (sm.Toeplitz(leaves[0], n) + sm.Hankel(leaves[1], n)).linear(leaves[2])
+    apart = sm.Toeplitz(leaves[0], n).linear(leaves[2]) + sm.Hankel(leaves[1], n).linear(leaves[2])
+    for one, two in zip(*(torch.autograd.grad(y.abs().square().sum(), leaves) for y in (joint, apart)), strict=True):
+        assert float((one - two).norm()) <= 100 * torch.finfo(dtype).eps * float(two.norm())
+    torch._dynamo.reset()
+    traced = torch.compile(lambda a, v: a.linear(v), fullgraph=True, backend="eager")
+    total = sm.Toeplitz(t, n) + sm.Hankel(h, n)
+    assert torch.allclose(traced(total, x), total.linear(x))
+
+
 @pytest.mark.parametrize(
     ("c", "r"), [([1, 17, 99], None), ([1, 2, 3, 4], [4, 7, 7, 8, 9]), ([1.5], [9, 2.0]), (np.array([1j, 2]), [7, 3.0])]
 )

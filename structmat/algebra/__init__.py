@@ -15,8 +15,9 @@ from structmat.algebra import placement as _placement
 from structmat.algebra import submatrix as _submatrix
 from structmat.algebra import sums as _sums
 from structmat.algebra import toeplitz as _toeplitz
+from structmat.algebra import toeplitz_hankel as _toeplitz_hankel
 
 del _banded, _basic, _butterfly, _cauchy, _displacement, _entrywise, _kronecker, _low_rank
-del _multilevel, _orthogonal, _placement, _submatrix, _sums, _toeplitz
+del _multilevel, _orthogonal, _placement, _submatrix, _sums, _toeplitz, _toeplitz_hankel
 
 __all__: list[str] = []

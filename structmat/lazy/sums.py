@@ -65,6 +65,11 @@ class Sum(Matrix):
         return _common(self.terms)
 
     def linear(self, x: torch.Tensor) -> torch.Tensor:
+        if len(self.terms) == 2:
+            joined = dispatch.lookup("sum_product", *map(type, self.terms))
+            if joined is not None:
+                together: torch.Tensor = joined(*self.terms, x)
+                return together
         y = self.terms[0].linear(x)
         for term in self.terms[1:]:
             y = y + term.linear(x)
