@@ -66,8 +66,9 @@ def disabled(model: nn.Module) -> Iterator[None]:
 def stack(model: nn.Module, names: Sequence[str]) -> None:
     """Choose the adapters that a LongTensor given to ``rows`` indexes, to be served as one batched matrix per layer.
 
-    They must use equal methods wherever they share a layer. The tensors are gathered in every forward, so training
-    them goes on, and nothing is stored twice. An empty list undoes it.
+    They must use equal methods wherever they share a layer. Their tensors become views of one stacked tensor a layer, of
+    which a forward takes the rows it needs, so nothing is stored twice and the cost does not grow with the number of
+    adapters; while one of them trains they are gathered in every forward instead. An empty list undoes it.
     """
     roster = _roster(model)
     chosen = selected_names(names, roster.order, "stack")
@@ -80,6 +81,8 @@ def stack(model: nn.Module, names: Sequence[str]) -> None:
                     f"{slot.method}; "
                     "stacked adapters use equal methods; pass names to rows for a mixture"
                 )
+    for layer in adapted(model).values():
+        layer.bank = None
     roster.stacked = chosen
 
 
@@ -126,7 +129,7 @@ def _by_index(roster: Roster, ids: torch.Tensor, repeat: int) -> Rows:
         )
     ids = ids.repeat_interleave(repeat)
     if roster.stacked:
-        return Rows.by_index(ids, roster.stacked)
+        return Rows.by_index(ids, roster.stacked, low < 0)
     return Rows.by_name([None if i < 0 else known[i] for i in ids.tolist()])
 
 

@@ -161,6 +161,7 @@ def detach(model: nn.Module, names: str | Sequence[str] | None = None) -> None:
         unmerge(model)
     for place in places(model).values():
         if isinstance(place.module, Adapted):
+            place.module.bank = None
             for name in gone & set(place.module.adapters):
                 del place.module.adapters[name]
             if not len(place.module.adapters):

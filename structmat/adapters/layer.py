@@ -15,7 +15,7 @@ from torch import nn
 from structmat.adapters import folding
 from structmat.adapters.kinds import Kind
 from structmat.adapters.method import Method, State, Target, Update, master_dtype
-from structmat.adapters.mixed import Rows
+from structmat.adapters.mixed import Bank, Rows
 
 __all__ = ["Adapted", "AdaptedParameter", "Roster", "Slot"]
 
@@ -94,6 +94,7 @@ class Adapted(nn.Module):
         self.adapters = nn.ModuleDict()
         self.roster = roster
         # Lists, so that the weight (or the quantised layer) that merge sets aside is not registered.
+        self.bank: Bank | None = None
         self.kept: list[torch.Tensor] = []
         self.kept_base: list[nn.Module] = []
         self.train(base.training)
@@ -180,6 +181,7 @@ class Adapted(nn.Module):
     # -- copies, moves, state_dict -------------------------------------------------------------------------------------
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Adapted":
+        self.bank = None  # its views end here
         super()._apply(fn, recurse)
         if self.kept and self.roster.merged == "copy":
             with torch.no_grad():

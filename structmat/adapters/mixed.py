@@ -18,7 +18,7 @@ from structmat.matrix import Matrix
 if TYPE_CHECKING:
     from structmat.adapters.layer import Adapted, Slot
 
-__all__ = ["BASE", "Chosen", "Rows"]
+__all__ = ["BASE", "Bank", "Chosen", "Rows"]
 
 BASE = "base"  # stands for no adapter among the ids of a batch
 
@@ -26,11 +26,11 @@ BASE = "base"  # stands for no adapter among the ids of a batch
 class Chosen(Matrix):
     """A batch of matrices, some replaced: ``A_b`` where ``keep[b]``, else zero (or the identity, for a square A).
 
-    Stores: matrix ``(b, m, n)``; keep, booleans ``(b, 1, 1)``; ``identity``. Shape: ``(b, m, n)``. Cost: that of A.
+    Stores: matrix ``(b, m, n)``; keep, booleans ``(b, 1, 1)``, or None to keep all; ``identity``. Shape: ``(b, m, n)``. Cost: that of A.
     """
 
     matrix: Matrix
-    keep: torch.Tensor
+    keep: torch.Tensor | None
     identity: bool = False
 
     @property
@@ -40,9 +40,10 @@ class Chosen(Matrix):
     def linear(self, x: torch.Tensor) -> torch.Tensor:
         """Rows x ``(b, ..., n)``: the first axis is the batch, whatever lies between it and the last."""
         flat = x.reshape(x.shape[0], -1, x.shape[-1])
-        y = self.matrix.linear(flat)
-        chosen = torch.where(self.keep, y, flat if self.identity else torch.zeros_like(y))
-        return chosen.reshape(*x.shape[:-1], y.shape[-1])
+        chosen = self.matrix.linear(flat)
+        if self.keep is not None:
+            chosen = torch.where(self.keep, chosen, flat if self.identity else torch.zeros_like(chosen))
+        return chosen.reshape(*x.shape[:-1], chosen.shape[-1])
 
     def transpose(self) -> "Chosen":
         return Chosen(self.matrix.transpose(), self.keep, self.identity)
@@ -61,6 +62,7 @@ class Rows:
     inverse: torch.Tensor | None = None
     stacked: tuple[str, ...] = ()
     ids: torch.Tensor | None = None
+    some_base: bool = True
 
     @classmethod
     def by_name(cls, names: list[str | None]) -> "Rows":
@@ -71,9 +73,9 @@ class Rows:
         return cls(len(names), groups=groups, inverse=torch.argsort(order))
 
     @classmethod
-    def by_index(cls, ids: torch.Tensor, stacked: tuple[str, ...]) -> "Rows":
-        """Indices into the stacked adapters."""
-        return cls(len(ids), stacked=stacked, ids=ids)
+    def by_index(cls, ids: torch.Tensor, stacked: tuple[str, ...], some_base: bool = True) -> "Rows":
+        """Indices into the stacked adapters; ``some_base``: whether -1 may be among them."""
+        return cls(len(ids), stacked=stacked, ids=ids, some_base=some_base)
 
     def forward(self, layer: "Adapted", x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         """The layer's output, row by row with its own adapter."""
@@ -101,33 +103,81 @@ class Rows:
         return torch.cat(outputs).index_select(0, self.inverse.to(x.device))
 
     def _gathered(self, layer: "Adapted", x: torch.Tensor) -> torch.Tensor:
-        slots = [(place, slot) for place, name in enumerate(self.stacked) if (slot := layer.slot(name)) is not None]
-        if not slots:
-            return layer.base(x)
         assert self.ids is not None
-        # Entry p + 1 is where adapter p stands among those of this layer; entry 0 is the base.
-        places = [-1] * (len(self.stacked) + 1)
-        for local, (place, _) in enumerate(slots):
+        bank = layer.bank
+        if bank is None or bank.stale(self.stacked):
+            bank = layer.bank = Bank.of(layer, self.stacked, x.device)
+        if not bank.slots:
+            return layer.base(x)
+        return layer.run(x, [bank.update(self.ids, self.some_base)])
+
+
+class Bank:
+    """The tensors of the stacked adapters of one layer, each name's together: ``(adapters, ...)``.
+
+    The adapters' own tensors become views of these, so nothing is stored twice, a step of an optimiser is seen here,
+    and a forward picks the few rows of ``ids`` whatever the number of adapters. While one of them trains, the tensors are
+    gathered from the adapters instead, so that gradients reach them.
+    """
+
+    def __init__(self, names: tuple[str, ...], slots: list["Slot"], lookup: torch.Tensor) -> None:
+        self.names = names
+        self.slots = slots
+        self.partial = len(slots) < len(names)
+        self.lookup = lookup  # entry p + 1: where adapter p stands among those of this layer, -1 for none
+        self.tensors: list[dict[str, torch.Tensor]] = []
+        self.parameters = [p for slot in slots for p in slot.parameters()]
+        self.fixed = not self._train()
+        if not slots or not self.fixed:
+            return
+        with torch.no_grad():
+            for part in range(2):
+                keys = slots[0].state()[part]
+                stacked = {key: torch.stack([slot.state()[part][key] for slot in slots]) for key in keys}
+                for key, whole in stacked.items():
+                    for k, slot in enumerate(slots):
+                        slot.state()[part][key].data = whole[k]
+                self.tensors.append(stacked)
+
+    @classmethod
+    def of(cls, layer: "Adapted", names: tuple[str, ...], device: torch.device) -> "Bank":
+        """The bank of a layer for the adapters that ``stack`` named."""
+        found = [(place, slot) for place, name in enumerate(names) if (slot := layer.slot(name)) is not None]
+        places = [-1] * (len(names) + 1)
+        for local, (place, _) in enumerate(found):
             places[place + 1] = local
-        local_ids = torch.tensor(places, device=x.device)[self.ids.to(x.device) + 1]
-        return layer.run(x, [_batched([slot for _, slot in slots], local_ids)])
+        return cls(names, [slot for _, slot in found], torch.tensor(places, device=device))
+
+    def stale(self, names: tuple[str, ...]) -> bool:
+        """Whether other adapters are stacked now, or some train now or have ceased to."""
+        if names != self.names:
+            return True
+        # Without gradients both ways give the same numbers, and a thousand flags need not be read.
+        return (torch.is_grad_enabled() or not self.fixed) and self._train() == self.fixed
+
+    def _train(self) -> bool:
+        return any(p.requires_grad for p in self.parameters)
+
+    def update(self, ids: torch.Tensor, some_base: bool) -> Update:
+        """One update with a matrix for each row; rows with id -1 keep the base."""
+        local = self.lookup[ids.to(self.lookup.device) + 1]
+        picked = local.clamp(min=0)
+        if self.tensors:
+            parts = [{key: whole[picked] for key, whole in part.items()} for part in self.tensors]
+        else:
+            states = [slot.state() for slot in self.slots]
+            parts = [
+                {key: torch.stack([state[part][key] for state in states])[picked] for key in states[0][part]}
+                for part in range(2)
+            ]
+        first = self.slots[0]
+        update = first.method.update(State(*parts), first.target, training=first.training)
+        keep = (local >= 0)[:, None, None] if some_base or self.partial else None
+        return _chosen(update, keep)
 
 
-def _batched(slots: list["Slot"], ids: torch.Tensor) -> Update:
-    """One update with a matrix for each row; rows with id -1 keep the base."""
-    states = [slot.state() for slot in slots]
-    picked = ids.clamp(min=0)
-
-    def gather(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        return {key: torch.stack([part[key] for part in parts])[picked] for key in parts[0]}
-
-    state = State(gather([s.trained for s in states]), gather([s.frozen for s in states]))
-    first = slots[0]
-    update = first.method.update(state, first.target, training=first.training)
-    return _chosen(update, (ids >= 0)[:, None, None])
-
-
-def _chosen(update: Update, keep: torch.Tensor) -> Update:
+def _chosen(update: Update, keep: torch.Tensor | None) -> Update:
+    """The batched update on the rows to keep (None: all), the base on the others."""
     if isinstance(update, Add):
         return Add(Chosen(as_matrix(update.matrix), keep), update.scale)
     if isinstance(update, Parts):
@@ -135,7 +185,7 @@ def _chosen(update: Update, keep: torch.Tensor) -> Update:
         return Parts(parts, update.rows)  # type: ignore[arg-type]
     if isinstance(update, Residual):
         bias = update.bias
-        if isinstance(bias, torch.Tensor):
+        if isinstance(bias, torch.Tensor) and keep is not None:
             bias = torch.where(keep[..., 0], bias, torch.zeros_like(bias))
         return Residual(Chosen(update.matrix, keep), update.activation, bias)
     left, right = update.left, update.right
