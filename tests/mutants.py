@@ -12,6 +12,7 @@ tests/mutants_survivors.json, under its key; the rate counts it as survived all 
     python tests/mutants.py --seed 5 --count 200 --jobs 2
     python tests/mutants.py --only functional/givens --count 20
     python tests/mutants.py --mutant ID         one again, with its diff and what pytest says
+    python tests/mutants.py --survivors         those that survived the last run, after a new test
     python tests/mutants.py --list              which would be made
 """
 
@@ -39,6 +40,7 @@ from tools.mutants.reach import Map, Recorder, missing, record_path  # noqa: E40
 from tools.mutants.sites import Mutant  # noqa: E402
 
 SEED = 2026
+RESULTS = Path("out", "mutants", "results.json")
 GOAL = 0.9
 
 
@@ -48,7 +50,8 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--only", default="", help="only files or operators whose name contains this")
-    parser.add_argument("--mutant", default="", metavar="ID")
+    parser.add_argument("--mutant", default="", metavar="ID", help="an id or a key, shown and tried again")
+    parser.add_argument("--survivors", action="store_true", help="only those that survived the last run")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository to break")
     parser.add_argument("--revision", default="HEAD", help="the commit to break")
@@ -83,6 +86,10 @@ def chosen_mutants(tree: Path, wanted: argparse.Namespace) -> list[Mutant]:
     if wanted.mutant:
         found = [m for m in every if wanted.mutant in (m.id, m.key)]
         return found or sys.exit(f"no mutant {wanted.mutant!r} at this commit; --list shows some")
+    if wanted.survivors:
+        rows = json.loads((wanted.root / RESULTS).read_text())
+        alive = {row["key"] for row in rows if row["verdict"] != "killed"}
+        return [m for m in every if m.key in alive]
     every = [m for m in every if wanted.only in m.file or wanted.only == m.operator]
     return sites.drawn(tree, every, wanted.count, wanted.seed)
 
@@ -197,7 +204,8 @@ def main(arguments: list[str] | None = None) -> int:
     reasons = json.loads(told.read_text()) if told.is_file() else {}
     rows = [{**row, "mutant": row["mutant"].id, "key": row["mutant"].key} for row in results]
     kept = [{key: value for key, value in row.items() if key != "log"} for row in rows]
-    (out / "results.json").write_text(json.dumps(kept, indent=1))
+    if not wanted.mutant:
+        (wanted.root / RESULTS).write_text(json.dumps(kept, indent=1))
     good = report(results, reasons)
     if failing:
         print("these tests fail without any change, what they killed does not count:", *failing, sep="\n  ")
