@@ -6,14 +6,22 @@ from collections.abc import Callable
 
 import pytest
 
-from structmat.testing import conformance
+from structmat.lazy import Prepared
+from structmat.testing import conformance, conformance_verbs
 from structmat.testing.conformance import CHECKS, Case
 from structmat.testing.examples import EXAMPLES, examples_of
-from tests.cases import build, over_examples
+from tests.cases import CI, build, over_examples
 
 # Derivatives, transforms and compilation have files of their own, which choose other settings.
-_ELSEWHERE = (conformance.check_gradients, conformance.check_transforms, conformance.check_compiled)
-HERE = [check for check in CHECKS if check not in _ELSEWHERE]
+_ELSEWHERE = (conformance.check_gradients, conformance.check_transforms, conformance.check_compiled_gradient)
+# Every verb has a file of its own too: in profile dev these look at every fourth example.
+DEEP = [
+    conformance_verbs.check_indexing,
+    conformance_verbs.check_verbs,
+    conformance_verbs.check_solves,
+    conformance_verbs.check_verb_gradients,
+]
+HERE = [check for check in CHECKS if check not in (*_ELSEWHERE, *DEEP)]
 
 
 @pytest.fixture
@@ -25,6 +33,15 @@ def case(request: pytest.FixtureRequest) -> Case:
 @over_examples()
 def test_contract(case: Case, check: Callable[[Case], None]) -> None:
     check(case)
+
+
+@pytest.mark.parametrize("check", DEEP, ids=lambda check: check.__name__)
+@over_examples(lambda e: CI or EXAMPLES.index(e) % 4 == 0)
+def test_every_verb(case: Case, check: Callable[[Case], None]) -> None:
+    """What is prepared holds its numbers twice, so its derivatives by one copy are not those by the other."""
+    kept = isinstance(case.matrix, Prepared) or getattr(case.matrix, "factorisation", None) is not None
+    if not (kept and check is conformance_verbs.check_verb_gradients):
+        check(case)
 
 
 def test_each_public_type_has_examples() -> None:

@@ -36,7 +36,15 @@ from structmat.testing.conformance_verbs import (
 from structmat.testing.examples import Example
 from structmat.testing.reference import magnitude_of
 
-__all__ = ["CHECKS", "Case", "check_matrix_type"]
+__all__ = [
+    "CHECKS",
+    "Case",
+    "check_compiled",
+    "check_compiled_gradient",
+    "check_gradients",
+    "check_matrix_type",
+    "check_transforms",
+]
 
 CHECKS: tuple[Callable[[Case], None], ...] = (
     check_shape,
@@ -57,10 +65,8 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     check_gradients,
     check_verb_gradients,
     check_transforms,
-    check_compiled,
     check_compiled_gradient,
 )
-_SLOW = (check_compiled, check_compiled_gradient)
 
 
 def check_matrix_type(cls: type[Matrix], examples: Iterable[Example | tuple[Matrix, torch.Tensor]]) -> None:
@@ -78,18 +84,17 @@ def check_matrix_type(cls: type[Matrix], examples: Iterable[Example | tuple[Matr
 
     Example:
         >>> entries = torch.randn(3, dtype=torch.float64)
-        >>> sm.testing.check_matrix_type(sm.Diagonal, [(sm.Diagonal(entries), torch.diag(entries))])
+        >>> check_matrix_type(sm.Diagonal, [(sm.Diagonal(entries), torch.diag(entries))])
     """
-    count = 0
-    for label, slow, case in _cases(examples):
-        assert isinstance(case.matrix, cls), (
-            f"check_matrix_type({cls.__name__}), {label}: {case.matrix!r} is not a {cls.__name__}"
-        )
-        for check in CHECKS:
-            if slow or check not in _SLOW:
-                _run(check, case, f"check_matrix_type({cls.__name__}), {label}")
-        count += 1
-    assert count, f"check_matrix_type({cls.__name__}): no examples, so nothing was checked"
+    name = f"check_matrix_type({cls.__name__})"
+    cases = list(_cases(examples))
+    assert cases, f"{name}: no examples, so nothing was checked"
+    for label, _, case in cases:
+        assert isinstance(case.matrix, cls), f"{name}, {label}: {case.matrix!r} is not a {cls.__name__}"
+    for check in CHECKS:  # the quick ones first, on all examples
+        for label, compiled, case in cases:
+            if compiled or check is not check_compiled_gradient:
+                _run(check, case, f"{name}, {label}")
 
 
 def _run(check: Callable[[Case], None], case: Case, place: str) -> None:

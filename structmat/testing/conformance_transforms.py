@@ -74,7 +74,7 @@ def _check_vmap(case: Case, leaves: list[torch.Tensor], product: Callable[..., A
     other = [t * (1 + 2**-6) if k in chosen else t for k, t in enumerate(leaves)]
     two = [torch.stack(pair) for pair in zip(leaves, other, strict=True)]
     rows = torch.stack((x, -2 * x))
-    loops = {
+    loops: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]] = {
         "over matrices": (lambda ts: product(ts)(x), (two,), ((leaves,), (other,))),
         "over x": (lambda v: product(leaves)(v), (rows,), ((x,), (-2 * x,))),
         "over both": (lambda ts, v: product(ts)(v), (two, rows), ((leaves, x), (other, -2 * x))),
@@ -103,22 +103,27 @@ def check_compiled(case: Case) -> None:
 
 
 def check_compiled_gradient(case: Case) -> None:
-    """The derivatives of a compiled product, in the matrix and in x, are those of eager."""
-    a, (_, n) = case.matrix, case.sizes
+    """As ``check_compiled``; and the derivatives of the compiled product, in matrix and x, are those of eager."""
+    a, (m, n) = case.matrix, case.sizes
     leaves, spec = pytree.tree_flatten(a.detach())
     if case.dtype not in DOUBLE or not case.smooth:
+        check_compiled(case)
         return
     x = case.rows(*a.shape[:-2], 2, n, seed=4)
-    found = []
+    found, values = [], []
     for compiled in (False, True):
         chosen = _floating(leaves)
         fresh = [t.clone().requires_grad_(k in chosen) for k, t in enumerate(leaves)]
         inputs = [*(fresh[k] for k in chosen), x.clone().requires_grad_()]
         matrix = pytree.tree_unflatten(fresh, spec)
         y = _compiled(case, lambda a, v: a.linear(v), matrix, inputs[-1]) if compiled else matrix.linear(inputs[-1])
-        if not y.requires_grad:
-            return
-        found.append(torch.autograd.grad(_real(y), inputs, allow_unused=True, materialize_grads=True))
+        values.append(y)
+        if y.requires_grad:
+            found.append(torch.autograd.grad(_real(y), inputs, allow_unused=True, materialize_grads=True))
+        else:
+            found.append(tuple(torch.zeros_like(t) for t in inputs))
+    size = case.size * float(torch.linalg.vector_norm(x))
+    assert_close(values[1], values[0], rounding(case.dtype, m + n, size, 4), f"{a!r}: compiled against eager")
     scale = 1.0 + max(float(torch.linalg.vector_norm(w)) for w in found[0]) + case.size
     tol = rounding(case.dtype, sum(case.sizes), scale * float(torch.linalg.vector_norm(x)), 4)
     for eager, traced in zip(*found, strict=True):

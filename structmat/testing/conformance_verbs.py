@@ -74,7 +74,7 @@ def check_verbs(case: Case) -> None:
         got = verb()
         assert_close(_at_least_rows(got), _at_least_rows(wanted), allowed, f"{a!r}.{what}")
     if m == n and not half:
-        _check_eigenvalues(case)
+        _check_eigenvalues(case, tol)
     ranks = int(torch.linalg.matrix_rank(d, atol=tol, rtol=0.0).max()) if d.numel() else 0
     assert ranks <= a.rank_bound(), f"{a!r}.rank_bound() is {a.rank_bound()}, the rank is {ranks}"
 
@@ -84,7 +84,7 @@ def _at_least_rows(value: Any) -> Any:
     return value[..., None, None] if isinstance(value, torch.Tensor) and value.ndim < 2 else value
 
 
-def _check_eigenvalues(case: Case) -> None:
+def _check_eigenvalues(case: Case, allowed: float) -> None:
     """Their sum is the trace and the sum of their squares that of A^2: the order is free, and single ones may be ill
     conditioned."""
     a, d = case.matrix, wide_of(case.dense)
@@ -94,7 +94,7 @@ def _check_eigenvalues(case: Case) -> None:
     for power, matrix in ((1, d), (2, d @ d)):
         wanted = torch.diagonal(matrix, dim1=-2, dim2=-1).sum(-1).to(torch.complex128)
         found = (wide_of(got).to(torch.complex128) ** power).sum(-1)
-        tol = 8 * n * case.tol() * max(1.0, scale) ** (power - 1)
+        tol = 8 * n * allowed * max(1.0, scale) ** (power - 1)
         what = f"{a!r}.eigvals(): the sum of their powers {power}"
         assert_close(_at_least_rows(found), _at_least_rows(wanted), tol, what)
 

@@ -230,7 +230,7 @@ def matrices(
     legal_kinds(entries)
     square = shape is None or shape[0] == shape[1]
     kinds = [*_ANY, *(_SQUARE if square else ())]
-    without: set[type[Matrix]] = {Identity} if batch else set()
+    without: set[Any] = {Identity} if batch else set()
     without |= {lazy.Inverse} if entries is not None else set()
     return _matrices(tuple(kind for kind in kinds if kind not in without), dtype, most, batch, shape, entries)
 
