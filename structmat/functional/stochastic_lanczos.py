@@ -49,28 +49,30 @@ def log_forms(
     n, eps = int(g.shape[-1]), torch.finfo(g.dtype).eps
     most = min(most, n)
     weight = torch.linalg.vector_norm(g, dim=-1).double().square()
-    stages, found = _stages(most), []
+    stages = _stages(most)
+    found: dict[int, torch.Tensor] = {}
     run = _definite(multiply, g, eps) if adjoint is None else _general(multiply, adjoint, g, eps)
     for steps, (main, off, done) in enumerate(run, 1):
         if steps not in stages and not done:
             continue
-        rule = _rule(main, off, adjoint is not None)
+        rule = _rule(main, off, adjoint is not None, name)
         _refuse(rule, eps, name, adjoint is None)
-        found.append(weight * rule.mean)
+        found[steps] = weight * rule.mean
         exact = done or steps == n
-        change = torch.zeros_like(weight) if exact else (found[-1] - found[-3]).abs() if len(found) > 2 else None
-        if change is None:
-            continue
+        if exact or steps < 4:
+            change = torch.full_like(weight, 0.0 if exact else math.inf)
+        else:
+            change = (found[steps] - found[max(k for k in found if 2 * k <= steps)]).abs()
         scatter = (2 * weight * weight.mean() * rule.variance).mean().div(total).sqrt()
-        noise = eps * weight * rule.sensitivity
+        noise = 8 * eps * weight * rule.sensitivity
         if exact or steps >= most or bool((change.mean() <= _SHARE * scatter) | (change <= noise).all()):
-            return Quadrature(found[-1], change + noise, steps)
+            return Quadrature(found[steps], change + noise, steps)
     raise AssertionError("the last step ends the run")
 
 
 def _stages(most: int) -> set[int]:
-    """2, 3, 4, 6, 8, 12, 16, ...: half of each but the first two is one of them, two places before."""
-    found = {most}
+    """2, 3, 4, 6, 8, 12, 16, ..., half of most, and most."""
+    found = {most, max(1, most // 2)}
     k = 2
     while k <= most:
         found |= {k, min(most, 3 * k // 2)}
@@ -97,9 +99,11 @@ class _Rule:
         return (self.weights * (self.nodes.amax(-1, keepdim=True) / self.nodes + torch.log(self.nodes).abs())).sum(-1)
 
 
-def _rule(main: list[torch.Tensor], off: list[torch.Tensor], bidiagonal: bool) -> _Rule:
+def _rule(main: list[torch.Tensor], off: list[torch.Tensor], bidiagonal: bool, name: str) -> _Rule:
     """Gauss's rule out of T, or of B: nodes and weights, on the host (these matrices are small)."""
     matrix = torch.diag_embed(torch.stack(main, -1).double().cpu())
+    if not bool(torch.isfinite(matrix).all()):
+        raise SolveError(f"{name}: a product gave numbers that are not finite", math.inf)
     if off:
         beside = torch.diag_embed(torch.stack(off, -1).double().cpu(), 1)
         matrix = matrix + beside if bidiagonal else matrix + beside + beside.mT
@@ -113,8 +117,6 @@ def _rule(main: list[torch.Tensor], off: list[torch.Tensor], bidiagonal: bool) -
 
 def _refuse(rule: _Rule, eps: float, name: str, definite: bool) -> None:
     least, largest = float(rule.nodes.min()), float(rule.nodes.max())
-    if math.isnan(least) or math.isnan(largest):
-        raise SolveError(f"{name}: a product gave numbers that are not finite", math.inf)
     if definite and least < -eps * rule.nodes.shape[-1] * largest:
         raise SolveError(
             f"{name}: claimed positive definite, but Lanczos found an eigenvalue {least:.1e} (the largest is "
@@ -139,7 +141,7 @@ def _definite(multiply: Apply, g: torch.Tensor, eps: float) -> _Step:
     basis = _Basis(g)
     alphas: list[torch.Tensor] = []
     betas: list[torch.Tensor] = []
-    v = basis.unit
+    v, scale = basis.unit, torch.zeros((), dtype=torch.float64, device=g.device)
     alive = torch.ones(g.shape[:-1], dtype=torch.bool, device=g.device)
     while True:
         w = multiply(v)
@@ -147,11 +149,11 @@ def _definite(multiply: Apply, g: torch.Tensor, eps: float) -> _Step:
         alphas.append(torch.where(alive, alpha, alphas[0]) if alphas else alpha)
         w = basis.orthogonal(w)
         beta = torch.linalg.vector_norm(w, dim=-1)
-        scale = torch.stack([a.abs() for a in alphas] + betas).amax(0)
+        scale = torch.maximum(scale, torch.maximum(alpha.abs(), beta))
         alive = alive & (beta > 10 * eps * len(alphas) * scale)
         yield alphas, betas, not bool(alive.any())
         betas.append(torch.where(alive, beta, 0))
-        v = basis.extend(torch.where(alive[..., None], w / torch.where(alive, beta, 1)[..., None], 0))
+        v = basis.extend(w * torch.where(alive, 1 / beta, 0)[..., None])
 
 
 def _general(multiply: Apply, adjoint: Apply, g: torch.Tensor, eps: float) -> _Step:
@@ -159,7 +161,7 @@ def _general(multiply: Apply, adjoint: Apply, g: torch.Tensor, eps: float) -> _S
     basis = _Basis(g)
     alphas: list[torch.Tensor] = []
     betas: list[torch.Tensor] = []
-    v, u = basis.unit, None
+    v, u, scale = basis.unit, None, torch.zeros((), dtype=torch.float64, device=g.device)
     alive = torch.ones(g.shape[:-1], dtype=torch.bool, device=g.device)
     while True:
         p = multiply(v) if u is None else multiply(v) - betas[-1][..., None] * u
@@ -168,11 +170,11 @@ def _general(multiply: Apply, adjoint: Apply, g: torch.Tensor, eps: float) -> _S
         u = p / torch.where(alpha > 0, alpha, 1)[..., None]
         w = basis.orthogonal(adjoint(u))
         beta = torch.linalg.vector_norm(w, dim=-1)
-        scale = torch.stack(alphas + betas).amax(0)
+        scale = torch.maximum(scale, torch.maximum(alpha, beta))
         alive = alive & (beta > 10 * eps * len(alphas) * scale)
         yield alphas, betas, not bool(alive.any())
         betas.append(torch.where(alive, beta, 0))
-        v = basis.extend(torch.where(alive[..., None], w / torch.where(alive, beta, 1)[..., None], 0))
+        v = basis.extend(w * torch.where(alive, 1 / beta, 0)[..., None])
 
 
 class _Basis:
