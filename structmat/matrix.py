@@ -59,7 +59,7 @@ class Matrix(Indexing):
         raise TypeError(f"{type(self).__name__} must define transpose()")
 
     def __init_subclass__(cls, **options: Any) -> None:
-        for verb, survives in (("transpose", survive.transpose), ("conj", survive.conj), ("inv", survive.inverse)):
+        for verb, survives in survive.CARRIED.items():
             if verb in cls.__dict__:
                 setattr(cls, verb, _carrying(cls.__dict__[verb], survives))
         check_makers(cls)
