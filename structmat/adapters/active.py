@@ -66,8 +66,8 @@ def disabled(model: nn.Module) -> Iterator[None]:
 def stack(model: nn.Module, names: Sequence[str]) -> None:
     """Choose the adapters that a LongTensor given to ``rows`` indexes, to be served as one batched matrix per layer.
 
-    They must use equal methods wherever they share a layer. Their tensors become views of one stacked tensor a layer, of
-    which a forward takes the rows it needs, so nothing is stored twice and the cost does not grow with the number of
+    They must use equal methods wherever they share a layer. Their tensors become views of one stacked tensor a layer,
+    of which a forward takes the rows it needs, so nothing is stored twice and the cost does not grow with the number of
     adapters; while one of them trains they are gathered in every forward instead. An empty list undoes it.
     """
     roster = _roster(model)

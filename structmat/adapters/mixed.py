@@ -26,7 +26,8 @@ BASE = "base"  # stands for no adapter among the ids of a batch
 class Chosen(Matrix):
     """A batch of matrices, some replaced: ``A_b`` where ``keep[b]``, else zero (or the identity, for a square A).
 
-    Stores: matrix ``(b, m, n)``; keep, booleans ``(b, 1, 1)``, or None to keep all; ``identity``. Shape: ``(b, m, n)``. Cost: that of A.
+    Stores: matrix ``(b, m, n)``; keep, booleans ``(b, 1, 1)``, or None to keep all; ``identity``.
+    Shape: ``(b, m, n)``. Cost: that of A.
     """
 
     matrix: Matrix
@@ -116,8 +117,8 @@ class Bank:
     """The tensors of the stacked adapters of one layer, each name's together: ``(adapters, ...)``.
 
     The adapters' own tensors become views of these, so nothing is stored twice, a step of an optimiser is seen here,
-    and a forward picks the few rows of ``ids`` whatever the number of adapters. While one of them trains, the tensors are
-    gathered from the adapters instead, so that gradients reach them.
+    and a forward picks the few rows of ``ids`` whatever the number of adapters. While one of them trains, the
+    tensors are gathered from the adapters instead, so that gradients reach them.
     """
 
     def __init__(self, names: tuple[str, ...], slots: list["Slot"], lookup: torch.Tensor) -> None:

@@ -1,12 +1,19 @@
 """What ``attach``, ``inspect`` and ``to_lora`` return: plain records that print as a table."""
 
 import dataclasses
+import math
 from typing import Any
 
+import torch
 from torch import nn
 
-from structmat.adapters.layer import Slot
+from structmat.adapters.folding import fold
+from structmat.adapters.layer import Adapted, Slot
+from structmat.adapters.method import Compose, Parts, Residual, Update
 from structmat.adapters.tree import adapted, roster_of
+from structmat.checks import orthogonality_error
+from structmat.claims import Claim
+from structmat.matrix import Matrix
 
 __all__ = ["Attached", "Converted", "Inspection", "LayerInfo", "count", "inspect", "table"]
 
@@ -44,7 +51,9 @@ class Attached:
 
 @dataclasses.dataclass(frozen=True)
 class LayerInfo:
-    """One adapter on one layer."""
+    """One adapter on one layer: how far its factors are from orthogonal (None without any that claim to be), and how
+    far it alone moves the weight, ``||W_new - W||_F / ||W||_F``; both None if not measured.
+    """
 
     layer: str
     kind: str
@@ -53,6 +62,8 @@ class LayerInfo:
     method: Any
     parameters: int
     active: bool
+    orthogonality: float | None = None
+    distance: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +80,23 @@ class Inspection:
 
     def __str__(self) -> str:
         rows = [
-            (i.layer, i.kind, f"{i.shape[0]} x {i.shape[1]}", i.adapter, i.method, f"{i.parameters:,}")
+            (
+                i.layer,
+                i.kind,
+                f"{i.shape[0]} x {i.shape[1]}",
+                i.adapter,
+                i.method,
+                f"{i.parameters:,}",
+                "-" if i.orthogonality is None else f"{i.orthogonality:.1e}",
+                "-" if i.distance is None else f"{i.distance:.2e}",
+            )
             for i in self.layers
         ]
+        head = ("layer", "kind", "shape", "adapter", "method", "parameters", "orthogonality", "distance")
         active = ", ".join(name if weight == 1.0 else f"{weight:g} {name}" for name, weight in self.active) or "none"
         state = f"merged ({self.merged})" if self.merged else "not merged" if self.enabled else "disabled"
         end = f"active: {active}; {state}; {self.trainable:,} of {self.total:,} parameters train"
-        return table(("layer", "kind", "shape", "adapter", "method", "parameters"), rows) + "\n" + end
+        return table(head, rows) + "\n" + end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +117,12 @@ class Converted:
         return table(("layer", "rank", "relative error"), rows)
 
 
-def inspect(model: nn.Module) -> Inspection:
-    """The adapters of a model; works on a model without any, and prints as a table."""
+def inspect(model: nn.Module, measure: bool = True) -> Inspection:
+    """The adapters of a model; works on a model without any, and prints as a table.
+
+    ``measure``: also the orthogonality error of each rotation, ``||Q^T Q - I||_F / sqrt(n)`` in float64, and how far
+    each adapter by itself moves the weight; n^2 storage, a layer at a time.
+    """
     roster = roster_of(model, needed=False)
     infos: list[LayerInfo] = []
     active = dict(roster.active) if roster else {}
@@ -106,11 +131,38 @@ def inspect(model: nn.Module) -> Inspection:
             assert isinstance(slot, Slot)
             numbers = sum(p.numel() for p in slot.parameters())
             shape = (slot.target.out_features, slot.target.columns)
-            infos.append(LayerInfo(name, slot.target.kind, shape, adapter, slot.method, numbers, adapter in active))
+            measured = _measured(layer, slot) if measure else (None, None)
+            infos.append(
+                LayerInfo(name, slot.target.kind, shape, adapter, slot.method, numbers, adapter in active, *measured)
+            )
     trainable, total = count(model)
     if roster is None:
         return Inspection((), (), (), None, True, trainable, total)
     return Inspection(tuple(infos), roster.order, roster.active, roster.merged, roster.enabled, trainable, total)
+
+
+def _measured(layer: Adapted, slot: Slot) -> tuple[float | None, float | None]:
+    with torch.no_grad():
+        update = slot.update()
+        errors = [float(orthogonality_error(q)) for q in _orthogonal(update)]
+        distance: float | None = None
+        if not isinstance(update, Residual):
+            stored = layer.kept[0] if layer.kept else layer.folded([])
+            kind, base = layer.kind, layer.base
+            weight = kind.matrix(base, stored.to(stored.device)).double() if not layer.kept_base else None
+            if weight is not None and not hasattr(stored, "device_mesh"):
+                change = fold(weight.to(layer.dtype), [update]).double() - weight
+                size = float(weight.norm())
+                distance = float(change.norm()) / size if size else math.inf
+    return (max(errors) if errors else None), distance
+
+
+def _orthogonal(update: Update) -> list[Matrix]:
+    if isinstance(update, Parts):
+        return [q for _, _, one in update.updates for q in _orthogonal(one)]
+    if not isinstance(update, Compose):
+        return []
+    return [q for q in (update.left, update.right) if q is not None and Claim.ORTHOGONAL in q.claims]
 
 
 def count(model: nn.Module) -> tuple[int, int]:
