@@ -240,7 +240,8 @@ class Scaled(Matrix):
         return Scaled(self.matrix._picked(batch, lead), s)
 
     def __repr__(self) -> str:
-        shown = "tensor" if isinstance(self.scale, torch.Tensor) else self.scale
+        s = self.scale
+        shown = "tensor" if isinstance(s, torch.Tensor) else s if isinstance(s, int) else f"{s:.6g}"
         return tree(f"Scaled[{shown}]", (self.matrix,))
 
 

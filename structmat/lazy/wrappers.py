@@ -169,7 +169,8 @@ class Prepared(Matrix):
         return self.matrix._picked(batch, lead).prepare()
 
     def __repr__(self) -> str:
-        return f"Prepared({self.matrix!r})"
+        shown = repr(self.matrix)
+        return tree("Prepared", (self.matrix,)) if "\n" in shown else f"Prepared({shown})"
 
 
 @dispatch.rule("inverse", Matrix)
