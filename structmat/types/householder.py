@@ -162,7 +162,7 @@ class HouseholderProduct(Matrix):
 
     def plan(self, verb: str, columns: int = 1) -> backend.Plan:
         r, n = (int(s) for s in self.vectors.shape[-2:])
-        block = fh.block_size(r)
+        block = fh.block_of(r, n)
         flops = 4.0 * r * n * columns + 2.0 * min(r, block) * r * n
         moved = float((r * n + 2 * n * columns) * self.vectors.element_size())
         shown = "one block" if block >= r else f"blocks of {block}"
