@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -43,8 +43,13 @@ class Sum(Matrix):
     References: M. A. Woodbury, Inverting modified matrices, 1950; W. W. Hager, Updating the inverse of a matrix, 1989.
     """
 
-    solve_methods: ClassVar[tuple[str, ...]] = ("auto", "dense", "woodbury")
     terms: tuple[Matrix, ...]
+
+    @property
+    def solve_methods(self) -> tuple[str, ...]:  # type: ignore[override]
+        """With "woodbury" where a term is of low rank by its type."""
+        thin = any(dispatch.lookup("thin_factors", type(t)) is not None for t in self.terms)
+        return ("auto", "dense", "woodbury") if thin else ("auto", "dense")
 
     def _validate(self) -> None:
         _check_parts("Sum", self.terms)
@@ -128,7 +133,9 @@ class Sum(Matrix):
         if torch.compiler.is_compiling():
             taken = woodbury.split(wide.terms)  # type: ignore[attr-defined]
             assert taken is not None
-            return taken.lifted().solve_rows(rows), SolveInfo("woodbury", 0, None, ("traced: the formula alone",))
+            with backend.full_precision(rows.device):
+                x = taken.lifted().solve_rows(rows)
+            return x, SolveInfo("woodbury", 0, None, ("traced: the formula alone",))
         kept: list[WoodburySolver] = []
         try:
             x = implicit_solve(wide, rows, lambda m: woodbury.built(m, options.check, kept))
@@ -179,7 +186,8 @@ class Sum(Matrix):
             return lazy
         taken = found.lifted()
         closed = not isinstance(taken.base.inv(), Inverse)
-        inverse = taken.inverse() if closed and self.dtype == backend.compute_dtype(taken.left.dtype) else None
+        with backend.full_precision(taken.left.device):
+            inverse = taken.inverse() if closed and self.dtype == backend.compute_dtype(taken.left.dtype) else None
         if inverse is not None:
             return inverse
         return Inverse(self, self.factor()) if backend.eager(*self.tensors()) else Inverse(self)
@@ -191,7 +199,8 @@ class Sum(Matrix):
             return value
         taken = woodbury.split(woodbury._wide(self).terms)  # type: ignore[attr-defined]
         assert taken is not None
-        sign, logabs = taken.lifted().slogdet()
+        with backend.full_precision(self.device or torch.device("cpu")):
+            sign, logabs = taken.lifted().slogdet()
         return self._cast(sign), self._cast(logabs, real=True)
 
     def plan(self, verb: str, columns: int = 1) -> backend.Plan:

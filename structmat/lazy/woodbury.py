@@ -124,9 +124,11 @@ class WoodburySolver:
         assert found is not None
         found = found.lifted()
         self.matrix, self.check, self.rank = matrix, check, found.rank
-        self.base, self.left, self.right = found.base.factor(), found.left, found.right
-        self.half = self.base.solve(found.left) if found.rank else found.left
-        small = fw.capacitance(self.half, self.right)
+        self.left, self.right = found.left, found.right
+        with backend.full_precision(found.left.device):
+            self.base = found.base.factor()
+            self.half = self.base.solve(found.left) if found.rank else found.left
+            small = fw.capacitance(self.half, self.right)
         self.condition = _condition(small) if backend.eager(small) else math.nan
         self.lu, self.pivots, _ = torch.linalg.lu_factor_ex(small)
         self.turned, self.steps = False, 0
@@ -161,6 +163,11 @@ class WoodburySolver:
         return x - self._small(x @ self.right) @ self.half.mT
 
     def solve_rows(self, y: torch.Tensor) -> torch.Tensor:
+        """The formula, and steps of refinement while they halve the backward error."""
+        with backend.full_precision(y.device):
+            return self._refined(y)
+
+    def _refined(self, y: torch.Tensor) -> torch.Tensor:
         x = self.once(y)
         self.steps = 0
         if not self.check:

@@ -141,7 +141,14 @@ class Block(Matrix):
         if options.method == "dense" or order is None:
             return super()._solve_rows(y, options)
         options.refuse_iterative(f"{self!r}.solve", "block by block")
-        right, inner = list(y.split(self._heights(), -1)), Options(check=options.check)
+        if self.dtype is not None and (wide := backend.compute_dtype(self.dtype)) != self.dtype:
+            return self.to(wide)._solve_rows(y.to(torch.promote_types(wide, y.dtype)), options)
+        with backend.full_precision(y.device):
+            x = self._substituted(y, order, Options(check=options.check))
+        return x, self._checked(x, y, "block by block", len(order), options, ("zeros beside the diagonal blocks",))
+
+    def _substituted(self, y: torch.Tensor, order: range, inner: Options) -> torch.Tensor:
+        right = list(y.split(self._heights(), -1))
         found: dict[int, torch.Tensor] = {}
         for i in order:
             for j, x in found.items():
@@ -149,9 +156,7 @@ class Block(Matrix):
                     right[i] = right[i] - self.blocks[i][j].linear(x)
             found[i] = self.blocks[i][i]._solve_rows(right[i], inner)[0]
         lead = torch.broadcast_shapes(*(x.shape[:-1] for x in found.values()))
-        parts = [found[i].expand(*lead, found[i].shape[-1]) for i in range(len(found))]
-        x = torch.cat(parts, -1)
-        return x, self._checked(x, y, "block by block", len(parts), options, ("zeros beside the diagonal blocks",))
+        return torch.cat([found[i].expand(*lead, found[i].shape[-1]) for i in range(len(found))], -1)
 
     def _factor(self, method: str) -> Factorisation:
         if method == "dense" or self._order() is None:
