@@ -218,7 +218,7 @@ def test_best(generator: torch.Generator) -> None:
     dense = sm.LowRank.random(20, rank=3, generator=generator, dtype=torch.float64).to_dense()
     found = sm.identify(dense, budget=200)
     assert found.budget == 200 and all(row.parameters <= 200 for row in found)
-    assert found.best() is found[0] and found.best(tol=1e-12).label() == "LowRank rank=3"
+    assert found.best() is found[0] and found.best(tol=0).label() == "LowRank rank=3"
     assert found.best(parameters=90).parameters <= 90
     assert found.best(parameters=90).error == min(row.error for row in found if row.parameters <= 90)
     assert found.best(tol=0.9, parameters=100).parameters <= found.best(tol=0.5).parameters

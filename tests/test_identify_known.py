@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -117,6 +119,13 @@ def test_nothing_random_is_taken_or_left(generator: torch.Generator) -> None:
     assert torch.equal(torch.rand(3), wanted)
     torch.manual_seed(2)
     assert sm.identify(dense).records() == first
+
+
+def test_a_table_is_copied_and_pickled(generator: torch.Generator) -> None:
+    found = sm.identify(numbers(generator, torch.float64, 8, 8))
+    for other in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
+        assert other.records() == found.records() and str(other) == str(found)
+        assert torch.equal(other[0].build().to_dense(), found[0].build().to_dense())
 
 
 def test_half_precision_is_judged_by_its_own_rounding(generator: torch.Generator) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -49,12 +50,21 @@ class Candidate:
         plain["adjusted"] = self.adjusted if math.isfinite(self.adjusted) else None
         return plain | {"settings": dict(self.settings)}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Views of dictionaries do not pickle: the dictionary itself goes."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _restored, (values | {"settings": dict(self.settings)},)
+
     def label(self) -> str:
         """``LowRank rank=4``."""
         return " ".join((self.structure, *_settings(self.settings)))
 
 
-@dataclasses.dataclass(frozen=True)
+def _restored(values: dict[str, Any]) -> Candidate:
+    return Candidate(**values | {"settings": MappingProxyType(values["settings"])})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Identification:
     """The rows of ``sm.identify``, the best first: exact ones, the smallest first; the others by ``adjusted``; Zero
     and Dense last. Prints as a table; indexed and iterated as its rows. Keeps a copy of the matrix, of which it builds.
@@ -86,8 +96,8 @@ class Identification:
         return tuple(sorted((row for row in self.rows if row.pareto), key=lambda row: row.parameters))
 
     def best(self, tol: float | None = None, parameters: int | None = None) -> Candidate:
-        """Without arguments the first row; with ``tol`` the smallest row of an error up to it; with ``parameters`` the
-        nearest row that stores no more; with both, the smallest row that keeps to both.
+        """Of the rows: without arguments the first; with ``tol`` the smallest of an error up to it (or exact); with
+        ``parameters`` the nearest that stores no more; with both, the smallest that keeps to both.
 
         Raises NotStructuredError, with the least error there is, where no row does; ValueError for a negative number.
         """
@@ -97,7 +107,7 @@ class Identification:
         if tol is None and parameters is None:
             return self.rows[0]
         fit = [row for row in self.rows if parameters is None or row.parameters <= parameters]
-        near = [row for row in fit if tol is None or row.error <= tol]
+        near = [row for row in fit if tol is None or row.exact or row.error <= tol]
         if near:
             by_size = tol is not None
             return min(near, key=lambda row: (row.parameters, row.error) if by_size else _nearness(row))
