@@ -13,6 +13,7 @@ import torch
 
 import structmat as sm
 from structmat import Claim, checks
+from structmat.testing import assert_claims, assert_orthogonal, assert_rank_at_most
 
 F64 = torch.float64
 
@@ -230,3 +231,18 @@ def test_wrong_input_is_named() -> None:
         checks.distance(a, a.mT)
     with pytest.raises(ValueError, match=r"probes=0, at least one probe is needed"):
         checks.is_symmetric(a @ a.mT, probes=0)
+
+
+def test_assertions_of_large_operators_look_at_products() -> None:
+    n = 20_000
+    rotation, low = sm.HouseholderProduct(_numbers(2, n)), sm.LowRank(_numbers(n, 2), _numbers(n, 2))
+    assert_orthogonal(rotation)
+    assert_claims(rotation)
+    assert_rank_at_most(low, 2)
+    assert_rank_at_most(low, 1, noise=1e9)
+    with pytest.raises(AssertionError, match=r"(?s)HouseholderProduct.*orthogonality error: .*OUTSIDE.*Gaussian products"):
+        assert_orthogonal((1 + 1e-9) * rotation)
+    with pytest.raises(AssertionError, match=r"(?s)LowRank.*rank: 2 \(OUTSIDE 1"):
+        assert_rank_at_most(low, 1)
+    with pytest.raises(AssertionError, match=r"false claims of \d: .*OUTSIDE"):
+        assert_claims((2 * rotation).assume(Claim.ORTHOGONAL))

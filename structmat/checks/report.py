@@ -58,7 +58,7 @@ class Report:
 
     def __str__(self) -> str:
         parts = [f"{'within' if self.ok else 'OUTSIDE'} {self.tolerance:.3g}", self.method]
-        if self.failure_probability:
+        if self.ok and self.failure_probability:
             parts.append(f"wrong with probability at most {min(1.0, self.failure_probability):.2g}")
         parts += [text for key, value in self.details.items() if (text := _shown(key, value))]
         return f"{self.name}: {self.value:.6g} ({'; '.join(parts)})".replace("\n", " ")

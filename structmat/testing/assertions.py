@@ -10,6 +10,9 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.utils import _pytree as pytree
 
 from structmat import backend, checks
+from structmat.checks.operands import Operator, from_entries
+from structmat.checks.orthogonality import defect_report
+from structmat.checks.rank import rank_at_most
 from structmat.claims import Claim
 from structmat.matrix import Matrix
 
@@ -96,9 +99,15 @@ def assert_orthogonal(matrix: Matrix | torch.Tensor, ops: float | None = None) -
     """``||Q^H Q - I||_F / sqrt(n) <= 8 eps (1 + sqrt(ops))``: ``ops`` reflectors or factors, by default as
     ``checks.operations`` counts them, and for a tensor what a dense QR leaves, ``(log2 n)^2 / 4``.
 
-    The entries of a Matrix are formed in the dtype computed in: rounding Q to half would hide what is measured.
+    The entries of a Matrix are formed in the dtype computed in: rounding Q to half would hide what is measured. One of
+    more than 2^22 entries is multiplied with ten Gaussian vectors (``checks.orthogonality_error``).
     """
     ops = checks.operations(matrix) if ops is None else ops
+    if not from_entries(matrix, None):
+        eps = torch.finfo(backend.compute_dtype(matrix.dtype or torch.get_default_dtype())).eps
+        report = defect_report(Operator.of(matrix), "orthogonality error", 8 * eps * (1 + math.sqrt(max(0.0, ops))))
+        assert report.ok, f"{matrix!r}: {report}"
+        return
     if isinstance(matrix, Matrix):
         dtype = backend.compute_dtype(matrix.dtype or torch.get_default_dtype())
         entries = matrix.linear(torch.eye(int(matrix.shape[-1]), dtype=dtype, device=matrix.device)).mT
@@ -116,13 +125,19 @@ def assert_rank_at_most(
     matrix: Matrix | torch.Tensor, rank: int, noise: float | None = None, what: str | None = None
 ) -> None:
     """At most ``rank`` singular values exceed ``max(m, n, 64) eps sigma_1`` (64: small matrices are as noisy), or
-    ``noise``."""
+    ``noise``; of a Matrix of more than 2^22 entries, by a sketch (``checks.is_low_rank``)."""
+    if not from_entries(matrix, None):
+        op = Operator.of(matrix)
+        floor = 8 * op.noise if noise is None else torch.full_like(op.noise, noise)
+        report = rank_at_most(op, rank, floor, "rank")
+        assert report.ok, f"{what or repr(matrix)}: {report}"
+        return
     dense = matrix.to_dense() if isinstance(matrix, Matrix) else matrix
     values = torch.linalg.svdvals(_wide(dense))
     if values.numel() == 0:
         return
-    floor = max(*dense.shape[-2:], 64) * torch.finfo(dense.dtype).eps * values[..., :1] if noise is None else noise
-    found = int((values > floor).sum(-1).max())
+    least = max(*dense.shape[-2:], 64) * torch.finfo(dense.dtype).eps * values[..., :1] if noise is None else noise
+    found = int((values > least).sum(-1).max())
     what = what or (repr(matrix) if isinstance(matrix, Matrix) else f"tensor of shape {tuple(matrix.shape)}")
     assert found <= rank, f"{what}: {found} singular values lie above the noise, the rank was to be at most {rank}"
 
@@ -156,8 +171,13 @@ def _shift(n: int, e: complex, dtype: torch.dtype) -> torch.Tensor:
 def assert_claims(matrix: Matrix, dense: torch.Tensor | None = None, *, size: float | None = None) -> None:
     """Every claim of the matrix is true of its entries (``dense``, by default ``to_dense()``) up to rounding.
 
-    ``size``: the size of the numbers the entries were computed from, where it is larger than the entries.
+    ``size``: the size of the numbers the entries were computed from, where it is larger than the entries. A matrix of
+    more than 2^22 entries, if they are not given, is measured from products (``checks.check_claims``).
     """
+    if dense is None and not from_entries(matrix, None):
+        report = checks.check_claims(matrix)
+        assert report.ok, f"{matrix!r}: {report}"
+        return
     entries = _wide(matrix.to_dense() if dense is None else dense).cpu()
     m, n = (int(s) for s in matrix.shape[-2:])
     scale = max(_distance(entries, torch.zeros_like(entries)), size or 0.0)
