@@ -29,7 +29,14 @@ from structmat.types.diagonal import Diagonal, Identity
 __all__ = ["Estimate", "logabsdet", "slogdet", "trace"]
 
 _CLOSED = (Diagonal, Identity, Circulant, BlockDiagonal)  # determinants that cost a few products
-_ROOM = 2**25  # numbers of a basis of 50 vectors that are kept at once
+_GMRES = 320  # vectors that a solve of one row may keep
+_ROOM = 2**21, 2**25  # numbers of the bases kept at once: those of small matrices, and of the largest
+
+
+def _rows_at_once(n: int, steps: int, batch: int) -> int:
+    """How many probes have their basis kept at once: far below n^2 numbers where that is large, at least one."""
+    room = min(max(_ROOM[0], n * n // 32), _ROOM[1])
+    return max(1, room // max(1, n * min(steps, n) * batch))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +263,7 @@ def _sampled(
 
     def estimate(a: Any) -> torch.Tensor:
         adjoint = None if definite else a.mH.linear
-        room = max(1, _ROOM // (50 * max(1, n) * max(1, math.prod(a.batch_shape))))
+        room = _rows_at_once(n, steps, math.prod(a.batch_shape))
         found = [log_forms(a.linear, adjoint, part, probes, steps, repr(matrix)) for part in g.split(room, -2)]
         values = torch.cat([q.values for q in found], -1)
         more = torch.cat([q.errors for q in found], -1).mean(-1)
@@ -267,5 +274,6 @@ def _sampled(
     if n == 0 or 0 in matrix.batch_shape:
         zero = torch.zeros(matrix.batch_shape, dtype=backend.real_of(dtype), device=matrix.device)
         return zero, zero, 0
-    value = estimated_logdet(matrix, g, estimate)
+    at_once = probes if definite else _rows_at_once(n, _GMRES, math.prod(matrix.batch_shape))
+    value = estimated_logdet(matrix, g, estimate, at_once)
     return value, *record[0]

@@ -90,7 +90,7 @@ PARAMETERS: list[tuple[str, type[Exception], Callable[[], Any], str]] = [
         "norm order",
         ValueError,
         lambda: sm.linalg.norm(S, 3),
-        r"norm\(ord=3\): legal orders are None, 'fro', 2 and 'nuc'",
+        r"norm\(ord=3\): legal orders are None, 'fro', 'nuc', 2, -2, 1, -1, inf and -inf",
     ),
     (
         "option of to",

@@ -165,6 +165,17 @@ def test_measures_walk_in_blocks() -> None:
         total[1:3, 4:8].to_dense()
 
 
+def test_estimates_keep_a_few_vectors_a_probe() -> None:
+    entries = _numbers(N).abs().add(1).requires_grad_()
+    total = sm.Sum((sm.Circulant(_numbers(N) / N), sm.Diagonal(entries)))
+    with no_dense_arrays():
+        sm.linalg.trace(total, "hutch++").value.backward()
+        sm.linalg.logabsdet(total, "lanczos", probes=3).value.backward()
+        wide = sm.Diagonal(torch.logspace(-8, 0, N, dtype=F64)).assume(Claim.POSITIVE_DEFINITE)
+        found = sm.linalg.logabsdet(sm.Product((wide,)).assume(Claim.POSITIVE_DEFINITE), "lanczos", probes=2)
+    assert found.steps == 128
+
+
 def test_the_watch_sees_dense_arrays() -> None:
     """The recorder itself: a dense product, an n^2 numpy array, an n^2 view of storage."""
     with pytest.raises(AssertionError, match="made a tensor of 16777216 numbers"), no_dense_arrays():

@@ -30,16 +30,20 @@ class _Job:
 
     spec: Any
     estimate: Callable[[Any], torch.Tensor]
+    at_once: int
 
     def matrix(self, leaves: Any) -> Any:
         return pytree.tree_unflatten(list(leaves), self.spec)
 
 
-def estimated_logdet(matrix: Any, g: torch.Tensor, estimate: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+def estimated_logdet(
+    matrix: Any, g: torch.Tensor, estimate: Callable[[Any], torch.Tensor], at_once: int
+) -> torch.Tensor:
     """``estimate(matrix)``, a real ``(*batch)``, with the derivative estimated by the rows g ``(*batch, k, n)``.
 
     ``matrix`` is any pytree with ``linear``, ``mH`` and ``solve_rows``; ``estimate`` sees it without gradients, and may
-    read values. Raises StructureError under torch.compile and torch.func.vmap.
+    read values. A derivative solves with ``at_once`` rows at a time (GMRES keeps a basis for each). Raises
+    StructureError under torch.compile and torch.func.vmap.
     """
     if torch.compiler.is_compiling():
         raise StructureError(
@@ -47,7 +51,7 @@ def estimated_logdet(matrix: Any, g: torch.Tensor, estimate: Callable[[Any], tor
             "cannot; call it outside the compiled region"
         )
     leaves, spec = pytree.tree_flatten(matrix)
-    result: torch.Tensor = _LogDet.apply(_Job(spec, estimate), g, *leaves)
+    result: torch.Tensor = _LogDet.apply(_Job(spec, estimate, at_once), g, *leaves)
     return result
 
 
@@ -100,8 +104,8 @@ class _LogDet(torch.autograd.Function):
 
 def _solved(job: _Job, leaves: Any, g: torch.Tensor) -> torch.Tensor:
     """``A^-H g`` for each row, differentiable."""
-    result: torch.Tensor = job.matrix(leaves).mH.solve_rows(g)
-    return result
+    adjoint = job.matrix(leaves).mH
+    return torch.cat([adjoint.solve_rows(part) for part in g.split(job.at_once, -2)], -2)
 
 
 def _product(job: _Job, leaves: Any, free: list[int], g: torch.Tensor) -> Callable[..., torch.Tensor]:
