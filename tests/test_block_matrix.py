@@ -132,6 +132,17 @@ def test_products_sums_and_entrywise_products_of_one_grid(data: st.DataObject) -
     assert torch.allclose((a * b).to_dense(), 2 * x * x, atol=1e-12 * size**2)
 
 
+@given(st.data())
+def test_a_block_diagonal_matrix_times_any_entry_by_entry(data: st.DataObject) -> None:
+    m, n = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    a = data.draw(strategies.matrices(sm.BlockDiagonal, shape=(m, n)))
+    b = data.draw(strategies.matrices(shape=(m, n)).filter(lambda b: type(b) is not sm.BlockDiagonal))
+    for found in (a * b, b * a):
+        size = magnitude_of(a) * magnitude_of(b) + magnitude_of(a)
+        assert torch.allclose(found.to_dense(), dense_of(a) * dense_of(b), rtol=1e-10, atol=1e-11 * size), repr(b)
+    assert type(a * sm.Toeplitz(_numbers(m + n - 1), n)) is sm.BlockDiagonal
+
+
 def test_derivatives_reach_every_block() -> None:
     column, left, entries = _circulant(3).column.requires_grad_(), _numbers(3, 1).requires_grad_(), _numbers(2)
     entries = (2 + entries.abs()).requires_grad_()

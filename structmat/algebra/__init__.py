@@ -3,6 +3,7 @@ type."""
 
 from structmat.algebra import banded as _banded
 from structmat.algebra import basic as _basic
+from structmat.algebra import blocks as _blocks
 from structmat.algebra import butterfly as _butterfly
 from structmat.algebra import cauchy as _cauchy
 from structmat.algebra import displacement as _displacement
@@ -17,7 +18,7 @@ from structmat.algebra import sums as _sums
 from structmat.algebra import toeplitz as _toeplitz
 from structmat.algebra import toeplitz_hankel as _toeplitz_hankel
 
-del _banded, _basic, _butterfly, _cauchy, _displacement, _entrywise, _kronecker, _low_rank
+del _banded, _basic, _blocks, _butterfly, _cauchy, _displacement, _entrywise, _kronecker, _low_rank
 del _multilevel, _orthogonal, _placement, _submatrix, _sums, _toeplitz, _toeplitz_hankel
 
 __all__: list[str] = []

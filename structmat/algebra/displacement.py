@@ -10,12 +10,13 @@ from structmat import claims as survive
 from structmat.algebra.toeplitz import constant_of
 from structmat.dispatch import call, lookup, rule
 from structmat.functional import displacement_algebra as fa
-from structmat.lazy import Product, Scaled, Slice
+from structmat.lazy import Product, Scaled
 from structmat.matrix import Matrix, add, scaled
 from structmat.types.circulant_family import CirculantFamily
 from structmat.types.diagonal import Diagonal, Identity
 from structmat.types.displacement import LowDisplacementRank
 from structmat.types.displacement_family import generators_of
+from structmat.types.permutation import Permutation
 from structmat.types.toeplitz_family import ToeplitzFamily
 
 __all__: list[str] = []
@@ -60,9 +61,8 @@ def _of_itself(a: LowDisplacementRank, e: complex, f: complex) -> fa.Pair:
 
 @rule("flipped", LowDisplacementRank)
 def _flipped(a: LowDisplacementRank) -> Matrix:
-    """``A J``, lazily: J is a slice of the identity."""
-    n = int(a.shape[-1])
-    return Product((a, Slice(Identity(n, a.dtype, a.device), (n - 1, -1, -1), (0, n, 1))))
+    """``A J``, lazily: J is the permutation that reverses."""
+    return Product((a, Permutation(torch.arange(int(a.shape[-1]) - 1, -1, -1, device=a.device), a.dtype)))
 
 
 # -- inverses -----------------------------------------------------------------------------------------------------

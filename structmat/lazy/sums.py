@@ -38,8 +38,8 @@ class Sum(Matrix):
         >>> A = sm.Diagonal(torch.tensor([1.0, 2.0, 4.0])) + sm.LowRank(torch.ones(3, 1), torch.ones(3, 1))
         >>> A.solve(torch.tensor([4.0, 5.0, 7.0]), method="woodbury")
         tensor([1., 1., 1.])
-        >>> float(A.det())
-        22.0
+        >>> A.det()
+        tensor(22.0000)
     References: M. A. Woodbury, Inverting modified matrices, 1950; W. W. Hager, Updating the inverse of a matrix, 1989.
     """
 
