@@ -135,14 +135,13 @@ def test_backward_error_of_toeplitz_solves(name: str, n: int, seed: int) -> None
         assert norm(exact(b) - dense.astype(x.dtype) @ x) <= 100 * EPS * size
 
 
-@given(st.integers(9, 14), st.sampled_from([0.05, 0.1]), SEEDS)
+@given(st.integers(9, 13), st.sampled_from([0.03, 0.05]), SEEDS)
 def test_ill_conditioned_toeplitz_solves_against_60_digits(n: int, width: float, seed: int) -> None:
     """Condition numbers from 1e8 to 1e15: the error is that of backward error 100 eps, ``200 eps kappa``."""
     column = numpy.exp(-width * numpy.arange(n) ** 2.0)
     dense = scipy.linalg.toeplitz(column)
     kappa = float(numpy.linalg.cond(dense))
-    if not 1e8 < kappa < 1e14:
-        return
+    assert 1e8 < kappa < 1e15
     b = drawn(seed, n)
     wanted = solved(dense, as_wide(b)).real
     x = sm.SymmetricToeplitz(torch.as_tensor(column)).solve(b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 import structmat as sm
 from structmat.testing.reference import dense_of
+from structmat.types.toeplitz_family import ToeplitzFamily
 
 F64, C128 = torch.float64, torch.complex128
 EPS = torch.finfo(F64).eps
@@ -121,8 +123,36 @@ def test_a_kept_inverse_is_a_pytree_and_survives_pickling() -> None:
     inverse = pickle.loads(pickle.dumps(a.inv()))
     b = torch.randn(300, dtype=F64)
     assert float((a @ (inverse @ b) - b).norm()) <= 1e-9 * float(b.norm())
-    with pytest.raises(ValueError, match="has no meaning for the direct method"):
-        a.solve(b, max_steps=3)
+    with pytest.raises(ValueError, match="max_steps has no meaning for the direct method 'gko'"):
+        a.solve(b, max_steps=3, method="gko")
+
+
+def test_auto_takes_what_iterations_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start and a preconditioner are given for A and reach T as ``J x`` and ``J P``: there the exact ones leave
+    GMRES nothing to do."""
+    numbers = torch.randn(599, generator=torch.Generator().manual_seed(3), dtype=F64) / 300**0.5
+    numbers[299] += 4.0
+    a = sm.Hankel(numbers, 300)
+    b = torch.randn(300, 2, generator=torch.Generator().manual_seed(4), dtype=F64)
+    x, inverse = a.solve(b), sm.Dense(torch.linalg.inv(a.to_dense()))
+    seen: list[int] = []
+    for extra in (
+        {"start": x},
+        {"preconditioner": inverse},
+        {"max_steps": 9, "callback": lambda step, _: seen.append(step)},
+    ):
+        assert torch.equal(a.solve(b, **extra), x)  # Levinson needs none of it
+    for wrong in ({"start": x[:5]}, {"preconditioner": sm.Identity(5, F64)}, {"preconditioner": x}):
+        with pytest.raises(sm.ShapeError):
+            a.solve(b, **wrong)
+    own = ToeplitzFamily._solve_rows
+    by_gmres = lambda t, y, options: own(t, y, dataclasses.replace(options, method="gmres"))  # noqa: E731
+    monkeypatch.setattr(ToeplitzFamily, "_solve_rows", by_gmres)
+    plain = sm.linalg.solve(a, b, callback=lambda step, _: seen.append(step), return_info=True)[1]
+    assert plain.steps > 5 and seen
+    for extra in ({"start": x}, {"preconditioner": inverse}):
+        y, info = sm.linalg.solve(a, b, return_info=True, **extra)
+        assert info.steps <= 3 and float((y - x).norm()) <= 1e-10 * float(x.norm())
 
 
 def test_krylov_methods_run_on_the_symmetric_matrix_itself() -> None:

@@ -1,5 +1,6 @@
 """Hankel matrices: constant along each antidiagonal. Every one is a Toeplitz matrix times the flip J."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from structmat.claims import Claim, Claims
 from structmat.errors import ShapeError
 from structmat.functional import fourier
 from structmat.functional import toeplitz as ft
-from structmat.lazy import Inverse, Prepared
+from structmat.lazy import Inverse, Prepared, Slice
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
 from structmat.types.toeplitz_family import ToeplitzFamily
@@ -85,11 +86,16 @@ class Hankel(Matrix):
     # -- solve ----------------------------------------------------------------------------------------------------
 
     def _solve_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
-        """``x = J T^-1 y``; the backward error is that of T, which has the same singular values."""
+        """``x = J T^-1 y``; the backward error is that of T, which has the same singular values. A start x and a
+        preconditioner P, which are given for A, are ``J x`` and ``J P`` for T."""
         if options.method == "dense":
             return super()._solve_rows(y, options)
-        options.refuse_iterative(f"{self!r}.solve", "the Toeplitz matrix A J")
-        x, info = self._toeplitz()._solve_rows(y, options)
+        start, given, n = options.start, options.preconditioner, self.columns
+        if isinstance(start, torch.Tensor) and start.ndim:
+            start = start.flip(-1 if start.ndim == 1 else -2)
+        if isinstance(given, Matrix) and given.shape[-2:] == self.shape[-2:]:
+            given = Slice(given, (n - 1, -1, -1), (0, n, 1))
+        x, info = self._toeplitz()._solve_rows(y, dataclasses.replace(options, start=start, preconditioner=given))
         return x.flip(-1), info
 
     def _lstsq_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
