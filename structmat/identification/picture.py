@@ -17,8 +17,8 @@ def draw(found: Any, path: str | Path | None) -> Any:
     figure_module = _optional.need("matplotlib.figure", "examples")
     displaced = found.displacement_singular_values
     panels = 2 if displaced is None else 3
-    figure = figure_module.Figure(figsize=(4.6 * panels, 4.2), layout="constrained")
-    axes = figure.subplots(1, panels)
+    figure = figure_module.Figure(figsize=(4.4 * panels + 1.6, 4.2), layout="constrained")
+    axes = figure.subplots(1, panels, width_ratios=(1.3, *[1] * (panels - 1)))
     _errors(axes[0], found)
     _spectrum(axes[1], found.singular_values, "singular values", "C0")
     if displaced is not None:
@@ -29,26 +29,29 @@ def draw(found: Any, path: str | Path | None) -> Any:
 
 
 def _errors(ax: Any, found: Any) -> None:
-    """One mark a row, one colour a structure, the Pareto front as a step."""
-    floor = torch.finfo(found.dtype).eps
-    kinds = list(dict.fromkeys(row.structure for row in found.rows))
-    for place, kind in enumerate(kinds):
-        rows = sorted((row for row in found.rows if row.structure == kind), key=lambda row: row.parameters)
-        x, y = [max(row.parameters, 0.5) for row in rows], [max(row.error, floor) for row in rows]
-        mark = _MARKS[place // 10 % len(_MARKS)]
-        ax.plot(x, y, mark, color=f"C{place % 10}", ms=4, label=kind)
-    front = found.front
-    x, y = [max(row.parameters, 0.5) for row in front], [max(row.error, floor) for row in front]
-    ax.step(x, y, where="post", color="0.6", lw=1, zorder=0)
+    """One mark a row, one colour a structure, the Pareto front as a step; without Zero and Dense, its known ends."""
+    floor = float(torch.finfo(found.dtype).eps)
+    shown = [row for row in found.rows if row.structure not in ("Zero", "Dense")]
+    for place, kind in enumerate(dict.fromkeys(row.structure for row in shown)):
+        x, y = _points([row for row in shown if row.structure == kind], floor)
+        ax.plot(x, y, _MARKS[place // 10 % len(_MARKS)], color=f"C{place % 10}", ms=4, label=kind)
+    ax.step(*_points([row for row in shown if row.pareto], floor), where="post", color="0.6", lw=1, zorder=0)
     ax.set(xscale="log", yscale="log", xlabel="parameters", ylabel="relative error", title="Error against parameters")
-    ax.legend(fontsize=7, frameon=False, loc="lower left")
+    if shown:
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _points(rows: list[Any], floor: float) -> tuple[list[float], list[float]]:
+    """Parameters and errors, on axes that have no zero."""
+    rows = sorted(rows, key=lambda row: (row.parameters, -row.error))
+    return [max(row.parameters, 0.5) for row in rows], [max(row.error, floor) for row in rows]
 
 
 def _spectrum(ax: Any, values: torch.Tensor, title: str, color: str) -> None:
-    """Relative to the largest; zeros are not drawn."""
+    """Relative to the largest; what is far below its rounding is not drawn."""
     shown = values.double()
     shown = shown / shown[0] if shown.numel() and float(shown[0]) else shown
-    place = torch.arange(1, len(shown) + 1)[shown > 0]
-    ax.plot(place.tolist(), shown[shown > 0].tolist(), ".-", color=color, ms=3, lw=0.8)
+    seen = shown > 1e-3 * float(torch.finfo(values.dtype).eps)
+    place = torch.arange(1, len(shown) + 1, device=shown.device)[seen]
+    ax.plot(place.tolist(), shown[seen].tolist(), ".-", color=color, ms=3, lw=0.8)
     ax.set(yscale="log", xlabel="index", title=title)
-    ax.set_ylim(bottom=max(1e-20, float(torch.finfo(values.dtype).eps) * 1e-2))
