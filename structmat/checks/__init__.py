@@ -2,7 +2,7 @@
 
 Each check takes a Matrix, a tensor, a numpy array or a scipy LinearOperator and returns a ``Report``: one number, what
 it is judged by, how it was found, and the probability that a pass is wrong. Entries are looked at in float64
-(complex128) up to 2^22 of them; a larger Matrix, or one with ``probes=k`` asked for, is multiplied with k Gaussian
+(complex128) up to 2^20 of them; a larger Matrix, or one with ``probes=k`` asked for, is multiplied with k Gaussian
 vectors, of seed 0 unless a ``generator`` is given. NaN raises ValueError: nothing can be said of it.
 """
 

@@ -24,7 +24,7 @@ _STEPS, _FAILURE = 12, 1e-6
 def check_claims(a: Matrix, *, probes: int | None = None, generator: torch.Generator | None = None) -> Report:
     """Every claim of the matrix, measured; ``details`` holds one Report a claim, value the number of false ones.
 
-    The entries are formed up to 2^22 of them. Above, or with ``probes`` = k, k (10) Gaussian vectors are multiplied,
+    The entries are formed up to 2^20 of them. Above, or with ``probes`` = k, k (10) Gaussian vectors are multiplied,
     and all claims share these products: symmetric and Hermitian compare ``A z`` with ``A^T z`` and ``A^H z``;
     orthonormal columns (of a square matrix: rows) ``A^H A z`` with z; definite: 12 Lanczos steps look for a negative
     direction; triangular: random blocks beside the diagonal; a rank bound r, and a displacement rank bound: r + 6

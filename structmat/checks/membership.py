@@ -99,7 +99,7 @@ def distance(
 ) -> Report:
     """``||A - B||_F / ||A||_F`` of two matrices or tensors of one shape; ok within ``tol`` (default 8 eps).
 
-    Both are formed up to 2^22 entries. Above, or with ``probes`` = k, from k (10) Gaussian products of both: the value
+    Both are formed up to 2^20 entries. Above, or with ``probes`` = k, from k (10) Gaussian products of both: the value
     is an estimate, ``details["bound"]`` = 31.6 value bounds the ratio but for the probability ``(0.01 e^0.99)^(k/2) +
     (10 e^-9)^(k/2)``; the default ``tol`` is then twice what rounding does to a product.
 

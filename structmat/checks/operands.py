@@ -19,7 +19,7 @@ from structmat.types.dense import Dense
 __all__ = ["DENSE_ENTRIES", "PROBES", "Operand", "Operator", "checked", "eps_of", "from_entries", "mean_norm", "wide"]
 
 Operand = Matrix | torch.Tensor
-DENSE_ENTRIES = 1 << 22  # a matrix with at most so many entries (32 MB in float64, batch included) is formed
+DENSE_ENTRIES = 1 << 20  # a matrix with at most so many entries (8 MB in float64, batch included) is formed
 PROBES = 10
 _SINGLE = (torch.float32, torch.complex64, torch.float16, torch.bfloat16)
 _WIDE = {torch.complex64: torch.complex128, torch.complex128: torch.complex128}

@@ -60,7 +60,7 @@ def orthogonality_error(
     Of a square matrix ``A A^H - I`` has the same norm. The tolerance is ``8 eps (1 + sqrt(ops))``, ops = reflectors,
     layers, or ``(log2 n)^2 / 4``.
 
-    A tensor, and a Matrix of at most 2^22 entries, is formed and measured in float64. Of a larger one, or with
+    A tensor, and a Matrix of at most 2^20 entries, is formed and measured in float64. Of a larger one, or with
     ``probes`` = k given, ``E z = A^H A z - z`` is formed for k (10) Gaussian vectors: the value estimates the same
     number, ``details["bound"]`` = 10 value bounds it and ``details["spectral bound"]`` bounds ``||E||_2``, each but for
     the probability ``(0.01 e^0.99)^(k/2)`` (1.4e-8) or ``10^-k``.

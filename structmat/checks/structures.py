@@ -50,7 +50,7 @@ def is_toeplitz(a: Any, tol: float | None = None, *, probes: int | None = None, 
     """Distance from the nearest Toeplitz matrix over ``||A||_F``; within ``tol`` (default 8 eps). The zero matrix is
     Toeplitz. With ``tol=0`` entries are compared bit by bit.
 
-    Up to 2^22 entries A is formed. Above, or with ``probes`` = k, its first column and row are read by two products,
+    Up to 2^20 entries A is formed. Above, or with ``probes`` = k, its first column and row are read by two products,
     and the Toeplitz matrix of these is compared with A on k (10) Gaussian vectors, as ``distance`` does.
     """
 
@@ -252,7 +252,7 @@ def is_butterfly(
     tol: float | None = None,
 ) -> Report:
     """Distance from a butterfly of one factor a digit (``Butterfly.nearest``, within ``sqrt(L - 1)`` of the nearest),
-    over ``||A||_F``; default ``tol`` 8 eps sqrt(L), L roundings. Raises StructureError above 2^22 entries."""
+    over ``||A||_F``; default ``tol`` 8 eps sqrt(L), L roundings. Raises StructureError above 2^20 entries."""
 
     def nearest(wide: torch.Tensor) -> torch.Tensor:
         return Butterfly.nearest(wide, digits, rows).to_dense()

@@ -100,7 +100,7 @@ def assert_orthogonal(matrix: Matrix | torch.Tensor, ops: float | None = None) -
     ``checks.operations`` counts them, and for a tensor what a dense QR leaves, ``(log2 n)^2 / 4``.
 
     The entries of a Matrix are formed in the dtype computed in: rounding Q to half would hide what is measured. One of
-    more than 2^22 entries is multiplied with ten Gaussian vectors (``checks.orthogonality_error``).
+    more than 2^20 entries is multiplied with ten Gaussian vectors (``checks.orthogonality_error``).
     """
     ops = checks.operations(matrix) if ops is None else ops
     if not from_entries(matrix, None):
@@ -125,7 +125,7 @@ def assert_rank_at_most(
     matrix: Matrix | torch.Tensor, rank: int, noise: float | None = None, what: str | None = None
 ) -> None:
     """At most ``rank`` singular values exceed ``max(m, n, 64) eps sigma_1`` (64: small matrices are as noisy), or
-    ``noise``; of a Matrix of more than 2^22 entries, by a sketch (``checks.is_low_rank``)."""
+    ``noise``; of a Matrix of more than 2^20 entries, by a sketch (``checks.is_low_rank``)."""
     if not from_entries(matrix, None):
         op = Operator.of(matrix)
         floor = 8 * op.noise if noise is None else torch.full_like(op.noise, noise)
@@ -172,7 +172,7 @@ def assert_claims(matrix: Matrix, dense: torch.Tensor | None = None, *, size: fl
     """Every claim of the matrix is true of its entries (``dense``, by default ``to_dense()``) up to rounding.
 
     ``size``: the size of the numbers the entries were computed from, where it is larger than the entries. A matrix of
-    more than 2^22 entries, if they are not given, is measured from products (``checks.check_claims``).
+    more than 2^20 entries, if they are not given, is measured from products (``checks.check_claims``).
     """
     if dense is None and not from_entries(matrix, None):
         report = checks.check_claims(matrix)
