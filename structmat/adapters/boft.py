@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from structmat.adapters.method import Compose, State, Target, register, zeros
+from structmat.adapters.pace import check_step, rotation_scale
 from structmat.functional.orthogonal import cayley, skew
 from structmat.matrix import Matrix
 from structmat.types.block_diagonal import BlockDiagonal
@@ -34,6 +35,8 @@ class OFT:
         constraint: eps, or None. ``after_step`` projects each block to ``||K_i||_F <= eps / sqrt(k)``, so ``||R -
             I||_F <= 2 eps`` (COFT); forward never changes a parameter.
         scale: train s; False leaves the lengths of the rows as they are.
+        step: "even": ``K_i = s (L_i - L_i^T)`` with s such that a step of Adam moves the layer as far as it moves
+            LoRA's of rank 8, whatever b; "paper": s = 1.
     Raises:   ValueError for an illegal parameter, or a block that does not divide the columns of a layer, with sizes
         that do.
     References: Z. Qiu et al., "Controlling text-to-image diffusion by orthogonal finetuning", NeurIPS 2023, section 3
@@ -46,6 +49,7 @@ class OFT:
     shared: bool = False
     constraint: float | None = None
     scale: bool = True
+    step: str = "even"
 
     def __post_init__(self) -> None:
         if (self.block is None) == (self.blocks is None):
@@ -58,6 +62,7 @@ class OFT:
             if not number or not math.isfinite(self.constraint) or self.constraint <= 0:
                 raise ValueError(f"OFT: constraint must be a positive number or None, got {self.constraint!r}")
         _flags("OFT", shared=self.shared, scale=self.scale)
+        check_step("OFT", self.step)
 
     def sizes(self, columns: int, name: str = "the layer") -> tuple[int, int]:
         """(b, k) for a layer with so many columns."""
@@ -84,7 +89,7 @@ class OFT:
     ) -> Compose:
         """``Compose(diag(s), R^T)``."""
         b, k = self.sizes(target.columns, target.name)
-        entries = state.trained["skew"]
+        entries = state.trained["skew"] * rotation_scale(b, 1, self.step)
         if not self.shared:
             return _composed(OrthogonalButterfly(entries[..., None, :, :]), state)
         blocks = cayley(skew(entries, b))
@@ -95,7 +100,8 @@ class OFT:
         if self.constraint is None:
             return
         entries = state.trained["skew"]
-        limit = self.constraint / math.sqrt(entries.shape[-2])
+        block = (1 + math.isqrt(1 + 8 * entries.shape[-1])) // 2
+        limit = self.constraint / math.sqrt(entries.shape[-2]) / rotation_scale(block, 1, self.step)
         size = math.sqrt(2) * torch.linalg.vector_norm(entries, dim=-1, keepdim=True)  # ||K||_F of L - L^T
         entries.mul_(torch.where(size > limit, limit / size, torch.ones_like(size)))
 
@@ -117,6 +123,7 @@ class BOFT:
         mixed: on layers where (block, factors) is not legal, use mixed radix: n as a product of digits of at most
             ``block`` (a larger prime stands alone), the ``factors`` least significant ones used. Without it such a
             layer raises.
+        step: "even" or "paper", as for OFT.
     Raises:   ValueError for an illegal parameter; for a layer that (block, factors) do not fit, the legal values.
     References: W. Liu et al., "Parameter-efficient orthogonal finetuning via butterfly factorization", ICLR 2024,
         section 4 (butterfly), section 5.1 (multiplicative dropout).
@@ -128,6 +135,7 @@ class BOFT:
     dropout: float | tuple[float, float] = 0.0
     scale: bool = True
     mixed: bool = False
+    step: str = "even"
 
     def __post_init__(self) -> None:
         _integer("BOFT", "block", self.block, 2)
@@ -139,6 +147,7 @@ class BOFT:
                     f"BOFT: dropout must be a probability, or a pair (p1, p2) of them, got {self.dropout!r}"
                 )
         _flags("BOFT", scale=self.scale, mixed=self.mixed)
+        check_step("BOFT", self.step)
 
     def digits(self, columns: int, name: str = "the layer") -> tuple[int, ...] | None:
         """None where the butterfly of the paper fits a layer with so many columns, else the digits of mixed radix."""
@@ -169,14 +178,15 @@ class BOFT:
     ) -> Compose:
         """``Compose(diag(s), R^T)``; in training with dropout, some blocks of R are the identity."""
         if "skew" in state.trained:
-            entries = state.trained["skew"]
+            entries = state.trained["skew"] * rotation_scale(self.block, self.factors, self.step)
             if training and self.dropout:
                 entries = entries * self._kept(entries.shape[:-1], entries, generator)
             return _composed(OrthogonalButterfly(entries), state)
         digits = self.digits(target.columns, target.name)
         assert digits is not None
         used = min(self.factors, len(digits))
-        pieces = tuple(state.trained[f"skew{k}"] for k in range(used))
+        sizes = digits[-used:][::-1]
+        pieces = tuple(state.trained[f"skew{k}"] * rotation_scale(p, used, self.step) for k, p in enumerate(sizes))
         if training and self.dropout:
             pieces = tuple(
                 t * self._kept((*t.shape[:-2], 1, t.shape[-2]), t, generator).reshape(*t.shape[:-1], 1) for t in pieces

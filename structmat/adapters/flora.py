@@ -8,6 +8,7 @@ import torch
 
 from structmat.adapters.lora import check_scale
 from structmat.adapters.method import Add, State, Target, check_rank, normal, register, zeros
+from structmat.adapters.pace import flora_scale
 from structmat.types.tucker import Tucker
 
 __all__ = ["FLoRA"]
@@ -29,7 +30,8 @@ class FLoRA:
     Args:
         ranks: one rank for the channels (a kernel mode then has ``min(ranks, d_k)``), or one for each mode in the order
             of the weight ``(out, in, *kernel)``; a rank above the size of its mode is cut to it.
-        scale: s; with "nlp" it is divided by the rank of the first mode.
+        scale: s; with "nlp" it is divided by the rank of the first mode. None: the s at which a step of Adam moves the
+            layer as far as it moves LoRA's of rank 8.
         init: "vision": factors of deviation ``sqrt(1 / (2 r_k))``; "nlp": of deviation 0.02. Kept as ``start``.
     Raises:   ValueError for an illegal parameter, or another number of ranks than a layer has modes.
     References: C. Si et al., "Maintaining structural integrity in parameter spaces for parameter efficient fine-tuning"
@@ -38,18 +40,23 @@ class FLoRA:
 
     name: ClassVar[str] = "FLoRA"
     ranks: int | tuple[int, ...]
-    scale: float = 1.0
+    scale: float | None = None
     start: str = "vision"
 
     def __init__(
-        self, ranks: int | tuple[int, ...], scale: float = 1.0, init: str = "vision", *, start: str | None = None
+        self,
+        ranks: int | tuple[int, ...],
+        scale: float | None = None,
+        init: str = "vision",
+        *,
+        start: str | None = None,
     ) -> None:
         chosen = init if start is None else start
         for key, value in (("ranks", ranks), ("scale", scale), ("start", chosen)):
             object.__setattr__(self, key, tuple(value) if isinstance(value, list) else value)
         for rank in self.ranks if isinstance(self.ranks, tuple) else (self.ranks,):
             check_rank("FLoRA", rank)
-        check_scale("FLoRA", "scale", self.scale)
+        check_scale("FLoRA", "scale", self.scale, optional=True)
         if self.start not in _STARTS:
             raise ValueError(f"FLoRA: init must be 'vision' or 'nlp', got {self.start!r}")
 
@@ -79,5 +86,12 @@ class FLoRA:
         """``Add(Tucker(core, factors), s)``."""
         core = state.trained["core"]
         modes = len(state.trained) - 1
-        scale = self.scale if self.start == "vision" else self.scale / core.shape[-modes]
-        return Add(Tucker(core, tuple(state.trained[f"factor{k}"] for k in range(modes))), scale)
+        return Add(Tucker(core, tuple(state.trained[f"factor{k}"] for k in range(modes))), self._scale(core, modes))
+
+    def _scale(self, core: torch.Tensor, modes: int) -> float:
+        first, second = core.shape[core.ndim - modes :][:2]
+        if self.scale is not None:
+            return self.scale if self.start == "vision" else self.scale / first
+        even = flora_scale(math.sqrt(first * second))
+        # Factors of deviation 0.02 in place of sqrt(1 / (2 r)): smaller by so much each.
+        return even if self.start == "vision" else even * math.sqrt(0.5 / first * 0.5 / second) / 0.02**2

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from structmat.adapters.method import Compose, State, Target, check_rank, register, uniform
+from structmat.adapters.pace import check_step, reflection_bound
 from structmat.types.householder import HouseholderProduct
 
 __all__ = ["HRA"]
@@ -32,6 +33,8 @@ class HRA:
             lambda = infinity. Needs ``r <= n``.
         regulariser: lambda of the regulariser ``lambda ||I - U U^T||_F^2`` over normalised vectors, which
             ``adapters.penalty`` sums; 0 leaves it out. (The paper tries 1e-7 to 1e-3.)
+        step: "even": the start has the length at which a step of Adam moves the layer as far as it moves LoRA's of rank
+            8; "paper": entries in ``+- sqrt(2 / r)``, as in the authors' program.
     Raises:   ValueError for an illegal parameter, or ``orthonormal`` with r above the columns of a layer.
     References: S. Yuan, H. Liu, H. Xu, "Bridging the gap between low-rank and orthogonal adaptation via Householder
         reflection adaptation", NeurIPS 2024, equations 1 (product), 3 and 4 (compact form), 6 (regulariser).
@@ -41,9 +44,11 @@ class HRA:
     rank: int
     regulariser: float = 0.0
     orthonormal: bool = False
+    step: str = "even"
 
     def __post_init__(self) -> None:
         check_rank("HRA", self.rank)
+        check_step("HRA", self.step)
         if not isinstance(self.orthonormal, bool):
             raise ValueError(f"HRA: orthonormal must be True or False, got {self.orthonormal!r}")
         if isinstance(self.regulariser, bool) or not isinstance(self.regulariser, (int, float)):
@@ -54,13 +59,11 @@ class HRA:
             raise ValueError("HRA: orthonormal vectors have no regulariser; leave it at 0")
 
     def init(self, target: Target, generator: torch.Generator | None) -> State:
-        """Uniform vectors in ``+- sqrt(2 / r)`` as in the authors' code: Adam turns a vector by about ``rate /
-        bound`` a step.
-        """
+        """Uniform vectors: Adam turns a vector by about ``rate / bound`` a step, so the bound sets the pace."""
         r, n = self.rank, target.columns
         if self.orthonormal and r > n:
             raise ValueError(f"HRA(rank={r}, orthonormal=True) on {target.name!r}: only {n} orthonormal vectors exist")
-        bound = 1 / math.sqrt(max(r // 2, 1))
+        bound = reflection_bound(r, n, self.step)
         if self.orthonormal:
             vectors = uniform((r, n), bound, target, generator)
             return State({"vectors": vectors}, {"reference": _orthonormal(vectors)})

@@ -184,6 +184,11 @@ def method_class(name: str) -> type[Any] | None:
 
 def to_json(method: Method) -> dict[str, Any]:
     """``{"name": ..., "parameters": {...}}``; raises TypeError if a hyper-parameter is not plain JSON."""
+    if type(method) is not _METHODS.get(method.name) and getattr(method, "factory", None) is not None:
+        raise TypeError(
+            f"{method!r} holds a function, which no file can; write a class with init and update and give it to "
+            "structmat.adapters.register"
+        )
     if type(method) is not _METHODS.get(method.name):
         raise TypeError(
             f"{method!r} is not registered: call structmat.adapters.register({type(method).__name__}) first"

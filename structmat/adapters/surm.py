@@ -51,7 +51,7 @@ class SURM:
     Scaling rule: one number of D stands in every row once and meets n inputs, so a step of Adam at rate e moves each
     output by about ``s e sqrt(n)`` inputs, where a LoRA of rank r moves it by about ``r e / sqrt(3)``. With ``s =
     scale / sqrt(n)`` the two agree at ``scale = r / sqrt(3)`` for every n, so one learning rate serves all structures
-    and sizes. A Kronecker step meets r inputs of size ``1 / sqrt(3)``, hence ``s = scale sqrt(3) / r``; the r terms of
+    and sizes. A Kronecker step adds up r products with random signs, hence ``s = scale sqrt(3 / r)``; the r terms of
     an LDR add up, hence ``s = scale / (r sqrt(n))``.
 
     Cost:     O((m + n) log(m + n)) flops per row by FFT.
@@ -137,7 +137,7 @@ class SURM:
         if self.structure in _RANKED:
             assert second is not None
             if self.structure == "kronecker":
-                scale = self.scale * math.sqrt(3) / second.shape[-2]
+                scale = self.scale * math.sqrt(3 / second.shape[-2])
                 return Add(Kronecker((Dense(entries * scale), Dense(second))))
             return Add(_ldr(entries * (self.scale / (math.sqrt(n) * entries.shape[-2])), second, m, n))
         build = _STRUCTURES[self.structure][1]

@@ -14,7 +14,7 @@ METHODS = {
     "LoRA": adapters.LoRA(2, alpha=3.0),
     "HRA-even": adapters.HRA(4),
     "HRA-odd": adapters.HRA(3),
-    "HRA-one": adapters.HRA(1),
+    "HRA-one": adapters.HRA(1, step="paper"),
     "HRA-orthonormal": adapters.HRA(3, orthonormal=True),
     "circulant": adapters.SURM("circulant"),
     "circulant-product": adapters.SURM("circulant", form="product"),
@@ -26,7 +26,7 @@ METHODS = {
     "kronecker": adapters.SURM("kronecker"),
     "ldr": adapters.SURM("ldr", rank=2),
     "OFT": adapters.OFT(blocks=1),
-    "OFT-plain": adapters.OFT(blocks=1, shared=True, scale=False),
+    "OFT-plain": adapters.OFT(blocks=1, shared=True, scale=False, step="paper"),
     "BOFT": adapters.BOFT(4, 2, mixed=True),
     "BOFT-mixed": adapters.BOFT(2, 3, scale=False, mixed=True),
     "FLoRA": adapters.FLoRA(2, scale=1.5),
@@ -188,16 +188,20 @@ def mixed_butterfly(trained: dict[str, torch.Tensor], n: int, digits: tuple[int,
 
 
 def turned(method, trained: dict[str, torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
-    """``diag(s) W R^T`` of OFT and BOFT."""
+    """``diag(s) W R^T`` of OFT and BOFT; "even" steps divide the triangles by 0.95 b m / 3.7."""
     n = weight.shape[1]
+    paper = method.step == "paper"
     if isinstance(method, adapters.OFT):
         b, k = method.sizes(n)
-        entries = trained["skew"].expand(k, -1)
+        entries = trained["skew"].expand(k, -1) * (1 if paper else 3.7 / (0.95 * b))
         r = torch.block_diag(*(rotation_of(entries[i], b) for i in range(k)))
     elif "skew" in trained:
-        r = butterfly(trained["skew"], n)
+        r = butterfly(trained["skew"] * (1 if paper else 3.7 / (0.95 * method.block * method.factors)), n)
     else:
-        r = mixed_butterfly(trained, n, method.digits(n))
+        digits = method.digits(n)
+        used = digits[::-1][: method.factors]
+        scaled = {f"skew{k}": trained[f"skew{k}"] * (3.7 / (0.95 * p * len(used))) for k, p in enumerate(used)}
+        r = mixed_butterfly(scaled, n, digits)
     found = weight @ r.mT
     return trained["scales"][:, None] * found if "scales" in trained else found
 
@@ -224,7 +228,7 @@ def change(method, state: State, weight: torch.Tensor) -> torch.Tensor:
         return weight + scale * delta.reshape(m, n)
     if isinstance(method, adapters.SURM) and method.structure == "kronecker":
         r = trained["second"].shape[0]
-        return weight + method.scale * 3**0.5 / r * torch.kron(trained["entries"], trained["second"])
+        return weight + method.scale * (3 / r) ** 0.5 * torch.kron(trained["entries"], trained["second"])
     if isinstance(method, adapters.SURM) and method.structure == "ldr":
         size = max(m, n)
         delta = sum(

@@ -231,7 +231,7 @@ def test_inspect_prints_a_table() -> None:
     adapters.attach(model, {"body": adapters.HRA(2), "head": adapters.LoRA(1)})
     lines = str(adapters.inspect(model)).splitlines()
     assert lines[1].split()[:5] == ["body", "Linear", "4", "x", "4"]
-    assert "HRA(rank=2, regulariser=0.0, orthonormal=False)" in lines[1]
+    assert "HRA(rank=2, regulariser=0.0, orthonormal=False, step='even')" in lines[1]
     assert lines[2].split()[:5] == ["head", "Linear", "2", "x", "4"]
     assert lines[3] == "active: default; not merged; 14 of 44 parameters train"
 
