@@ -74,7 +74,8 @@ def solve(
     >>> info.method
     'dense'
     """
-    x, info = _as(A)._solve_info(b, Options(**options))
+    right = b if isinstance(b, torch.Tensor) else entries_of(b, "b")
+    x, info = _as(A)._solve_info(right, Options(**options))
     return (x, info) if return_info else x
 
 
@@ -250,4 +251,5 @@ def matmul(A: Any, B: Any) -> Any:
     ``torch.compile(fullgraph=True)``)."""
     if isinstance(A, Matrix) and isinstance(B, Matrix):
         return _matrix.matmul(A, B)
-    return A @ B
+    left, right = (v if isinstance(v, (Matrix, torch.Tensor)) else entries_of(v, "matmul's operand") for v in (A, B))
+    return left @ right

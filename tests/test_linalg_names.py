@@ -219,6 +219,18 @@ def test_ranks_are_those_of_torch() -> None:
     assert sm.linalg.matrix_rank(torch.zeros(0, 3)).tolist() == 0
 
 
+def test_solve_and_matmul_take_arrays_and_lists_and_give_tensors() -> None:
+    a = np.array([[2.0, 1.0], [1.0, 3.0]])
+    for b in (np.ones(2), [1, 1], torch.ones(2, dtype=F64)):
+        for left in (a, a.tolist(), sm.Dense(torch.as_tensor(a))):
+            close(sm.linalg.solve(left, b), np.linalg.solve(a, np.ones(2)))
+            found = sm.linalg.matmul(left, b)
+            assert isinstance(found, torch.Tensor)
+            close(found, a @ np.ones(2))
+    with pytest.raises(sm.DtypeError, match="b must hold numbers"):
+        sm.linalg.solve(a, ["x", "y"])
+
+
 UNARY = ("det", "slogdet", "eigvals", "svdvals", "norm", "trace", "diagonal", "logabsdet", "inv", "pinv")
 
 
