@@ -5,15 +5,12 @@ batch drawn, or ``batch``; ``entries`` chooses the kinds of numbers, as ``tensor
 choices however large it is, and shrinks to few small integers, so that what a failing test prints can be read.
 """
 
-import dataclasses
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from hypothesis.vendor import pretty
 
 from structmat import lazy
-from structmat._value import Value
 from structmat.matrix import Matrix
 from structmat.testing.strategies_banded import banded, blocks, triangular
 from structmat.testing.strategies_basic import (
@@ -101,7 +98,6 @@ from structmat.types.reflected_convolution import ReflectedConvolution
 from structmat.types.submatrix import Submatrix
 from structmat.types.toeplitz import SymmetricToeplitz, Toeplitz
 from structmat.types.triangular import Triangular
-from structmat.types.tucker import Tucker
 from structmat.types.tucker_matrix_family import TuckerMatrix
 from structmat.types.vandermonde import Vandermonde
 from structmat.types.zero import Zero
@@ -307,35 +303,3 @@ def _pair(
         legal = tuple(t for t in some if not (t is Identity and lead))
         found.append(_drawn(d, legal if kind is None else (kind,), () if kind is Identity else lead, shape))
     return found[0], found[1]
-
-
-def _printed(value: Value, p: Any, cycle: bool) -> None:
-    """A failing example as the call that makes it, where it is small enough to be read."""
-    fields = [f.name for f in dataclasses.fields(value)]  # type: ignore[arg-type]
-    if cycle or value.numel_stored > 64 or any(name.startswith("_") for name in fields):
-        p.text(repr(value))
-        return
-    with p.group(2, f"{type(value).__name__}(", ")"):
-        for k, name in enumerate(fields):
-            if k:
-                p.text(",")
-                p.breakable()
-            p.text(f"{name}=")
-            _print_field(getattr(value, name), p)
-
-
-def _print_field(held: Any, p: Any) -> None:
-    if isinstance(held, torch.Tensor):
-        p.text(f"torch.tensor({held.tolist()}, dtype={held.dtype})")
-    elif isinstance(held, tuple) and any(isinstance(part, torch.Tensor) for part in held):
-        p.text("(")
-        for part in held:
-            _print_field(part, p)
-            p.text(", ")
-        p.text(")")
-    else:
-        p.pretty(held)
-
-
-for _kind in (*_ANY, *_SQUARE, Tucker):
-    pretty.for_type_by_name(_kind.__module__, _kind.__qualname__, _printed)

@@ -1,4 +1,5 @@
-"""What every strategy is made of: tensors of chosen kinds of numbers, sizes, batches; and how one is written.
+"""What every strategy is made of: tensors of chosen kinds of numbers, sizes, batches; how one is written, and how a
+matrix is printed.
 
 A strategy is a function that draws, made public by ``@strategy``: nothing of hypothesis is built while it draws, which
 would take ten times as long.
@@ -15,6 +16,9 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from hypothesis.vendor import pretty
+
+from structmat._value import Value
 
 __all__ = [
     "HARD",
@@ -251,3 +255,39 @@ def strategy(*, square: bool = False, batched: bool = True, plain: bool = True) 
 @st.composite
 def _formed(draw: Any, form: Callable[[Draw], Any], *asked: Any) -> Any:
     return form(Draw(draw, *asked))
+
+
+def _printed(value: Value, p: Any, cycle: bool) -> None:
+    """A failing example of hypothesis as the call that makes it, where it is small enough to be read."""
+    fields = [f.name for f in dataclasses.fields(value)]  # type: ignore[arg-type]
+    if (
+        not isinstance(p, pretty.RepresentationPrinter)
+        or cycle
+        or value.numel_stored > 64
+        or any(name.startswith("_") for name in fields)
+    ):
+        p.text(repr(value))
+        return
+    with p.group(2, f"{type(value).__name__}(", ")"):
+        for k, name in enumerate(fields):
+            if k:
+                p.text(",")
+                p.breakable()
+            p.text(f"{name}=")
+            _print_field(getattr(value, name), p)
+
+
+def _print_field(held: Any, p: Any) -> None:
+    if isinstance(held, torch.Tensor):
+        p.text(f"torch.tensor({held.tolist()}, dtype={held.dtype})")
+    elif isinstance(held, tuple) and any(isinstance(part, torch.Tensor) for part in held):
+        p.text("(")
+        for part in held:
+            _print_field(part, p)
+            p.text(", ")
+        p.text(")")
+    else:
+        p.pretty(held)
+
+
+Value._repr_pretty_ = _printed  # type: ignore[attr-defined]  # also for types written outside
