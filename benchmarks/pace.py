@@ -68,7 +68,7 @@ def final_loss(method: adapters.Method, rate: float, n: int = 64, steps: int = 1
     source = torch.Generator().manual_seed(seed)
     x = torch.randn(256, n, generator=source)
     first = last = 0.0
-    for step in range(steps):
+    for _ in range(steps):
         loss = (model(x) - x @ goal.mT).square().mean()
         optimizer.zero_grad()
         loss.backward()

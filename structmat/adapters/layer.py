@@ -226,7 +226,7 @@ class AdaptedParameter(Adapted):
             return x
         if roster.rows is not None and len(self.adapters):
             raise RuntimeError(
-                f"inside adapters.rows {self.base.extra_repr()} would need a value per row of the batch; serve its "
+                f"inside adapters.rows the parameter {self.base.extra_repr()} would need a value per row of the batch; serve its "
                 "adapters with activate"
             )
         chain = self.chain()

@@ -53,8 +53,12 @@ class Place:
         """Register ``new`` everywhere in the place of the module."""
         for parent, child in self.parents:
             if isinstance(new, ParameterOf):
+                order = self.module.order if isinstance(self.module, AdaptedParameter) else ()
                 parametrize.remove_parametrizations(parent, child, leave_parametrized=False)
+                for key in [key for key in order if key in parent._parameters]:  # torch puts it last
+                    parent._parameters[key] = parent._parameters.pop(key)
             elif isinstance(new, AdaptedParameter):
+                new.order = tuple(parent._parameters)
                 parametrize.register_parametrization(parent, child, new)
             else:
                 parent._modules[child] = new

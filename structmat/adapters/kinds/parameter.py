@@ -41,7 +41,7 @@ class ParameterOf(nn.Module):
             owner._parameters[key] = weight
 
     def extra_repr(self) -> str:
-        return f"{type(self.__dict__['owner']).__name__}.{self.__dict__['key']}"
+        return str(self.__dict__["key"])
 
 
 class _Parameter(Kind):
