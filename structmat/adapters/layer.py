@@ -217,7 +217,12 @@ class Adapted(nn.Module):
 
 
 class AdaptedParameter(Adapted):
-    """A frozen parameter and its adapters: a parametrization, which torch calls wherever the parameter is read."""
+    """A frozen parameter and its adapters: a parametrization, which torch calls wherever the parameter is read.
+
+    ``order``: the names of the module's parameters before, so that its state_dict is as it was after ``detach``.
+    """
+
+    order: tuple[str, ...] = ()
 
     def forward(self, x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         """The folded parameter; ``x`` is the stored one."""
@@ -226,8 +231,8 @@ class AdaptedParameter(Adapted):
             return x
         if roster.rows is not None and len(self.adapters):
             raise RuntimeError(
-                f"inside adapters.rows the parameter {self.base.extra_repr()} would need a value per row of the batch; serve its "
-                "adapters with activate"
+                f"inside adapters.rows the parameter {self.base.extra_repr()} would need a value for each row of the "
+                "batch; serve its adapters with activate"
             )
         chain = self.chain()
         return self.folded(chain) if chain else x

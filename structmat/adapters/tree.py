@@ -53,15 +53,27 @@ class Place:
         """Register ``new`` everywhere in the place of the module."""
         for parent, child in self.parents:
             if isinstance(new, ParameterOf):
-                order = self.module.order if isinstance(self.module, AdaptedParameter) else ()
-                parametrize.remove_parametrizations(parent, child, leave_parametrized=False)
-                for key in [key for key in order if key in parent._parameters]:  # torch puts it last
-                    parent._parameters[key] = parent._parameters.pop(key)
+                _unparametrize(parent, child, self.module)
             elif isinstance(new, AdaptedParameter):
                 new.order = tuple(parent._parameters)
                 parametrize.register_parametrization(parent, child, new)
             else:
                 parent._modules[child] = new
+
+
+def _unparametrize(owner: nn.Module, key: str, wrapper: nn.Module) -> None:
+    """The parameter itself again, in its old place among the others.
+
+    A deep copy of the module shares its class, of which torch deletes the attribute, so the module gets its own first.
+    """
+    cls = type(owner)
+    kept = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    owner.__class__ = type(cls.__name__, cls.__bases__, kept)
+    parametrize.remove_parametrizations(owner, key, leave_parametrized=False)
+    assert isinstance(wrapper, AdaptedParameter)
+    for name in wrapper.order:
+        if name in owner._parameters:
+            owner._parameters[name] = owner._parameters.pop(name)
 
 
 def _walk(
