@@ -38,8 +38,10 @@ os.environ["HYPOTHESIS_PROFILE"] = "dev"
 from tools.mutants import server, sites  # noqa: E402
 from tools.mutants.reach import Map, Recorder, missing, record_path  # noqa: E402
 from tools.mutants.sites import Mutant  # noqa: E402
+from tools.mutants.warm import warm_task  # noqa: E402
 
 SEED = 2026
+Row = dict[str, Any]
 RESULTS = Path("out", "mutants", "results.json")
 GOAL = 0.9
 
@@ -115,9 +117,8 @@ def verdict(ended: server.Ended, selected: list[str]) -> tuple[str, str]:
     return ("unreached", "no test calls it") if ended.code == 5 or not selected else ("broken", ended.log[-2000:])
 
 
-def run(pool: server.Pool, base: Path, mutants: list[Mutant], reach: Map) -> Iterator[dict[str, Any]]:
-    """Each mutant tried, in the order in which they end."""
-    selected = {mutant: reach.select(mutant) for mutant in mutants}
+def cold(pool: server.Pool, base: Path, mutants: list[Mutant], selected: dict[Mutant, list[str]]) -> Iterator[Row]:
+    """Each mutant written into a tree of its own and everything imported anew."""
     originals = {mutant.file: (base / mutant.file).read_text() for mutant in mutants}
 
     def restore(tree: Path) -> None:
@@ -132,16 +133,38 @@ def run(pool: server.Pool, base: Path, mutants: list[Mutant], reach: Map) -> Ite
 
         return prepare
 
-    tasks = ((m, server.task_of(selected[m]), writer(m)) for m in mutants if selected[m])
+    for mutant, tree, ended in pool.all((m, server.task_of(selected[m]), writer(m)) for m in mutants):
+        restore(tree)
+        yield row_of(mutant, ended, selected[mutant])
+
+
+def row_of(mutant: Mutant, ended: server.Ended, tests: list[str]) -> Row:
+    how, by = verdict(ended, tests)
+    return {"mutant": mutant, "verdict": how, "by": by, "seconds": round(ended.seconds, 1), "log": ended.log}
+
+
+def run(pool: server.Pool, base: Path, mutants: list[Mutant], reach: Map) -> Iterator[Row]:
+    """Each mutant tried: first the quick way; from a fresh import what cannot be, or may have survived only thereby."""
+    selected = {mutant: reach.select(mutant) for mutant in mutants}
     for mutant in (m for m in mutants if not selected[m]):
         yield {"mutant": mutant, "verdict": "unreached", "by": "no test calls it", "seconds": 0.0, "log": ""}
-    for mutant, tree, ended in pool.all(tasks):
-        restore(tree)
-        how, by = verdict(ended, selected[mutant])
-        yield {"mutant": mutant, "verdict": how, "by": by, "seconds": round(ended.seconds, 1), "log": ended.log}
+    left = {mutant: tests for mutant, tests in selected.items() if tests}
+    if left:
+        pool.start(warm_task(left, len(pool.free), os.dup(1)), "warm")
+        _, _, ended = pool.wait()
+        if not ended.answer:
+            raise SystemExit(f"the tests cannot be collected: exit code {ended.code}\n{ended.log[-3000:]}")
+        by_key = {mutant.key: mutant for mutant in left}
+        for found in ended.answer["rows"]:
+            mutant = by_key[found.pop("key")]
+            row = row_of(mutant, server.Ended(**found), left[mutant])
+            if row["verdict"] == "killed" or (row["verdict"] == "survived" and not reach.early(mutant)):
+                del left[mutant]
+                yield row
+    yield from cold(pool, base, list(left), selected)
 
 
-def confirm(pool: server.Pool, results: list[dict[str, Any]]) -> list[str]:
+def confirm(pool: server.Pool, results: list[Row]) -> list[str]:
     """The tests that killed something, run on the tree as it is: those that fail there are returned."""
     killers = sorted({row["by"] for row in results if row["verdict"] == "killed" and "::" in row["by"]})
     if not killers:
@@ -153,7 +176,7 @@ def confirm(pool: server.Pool, results: list[dict[str, Any]]) -> list[str]:
     return [test for test, _ in ended.answer["failures"]]
 
 
-def report(results: list[dict[str, Any]], reasons: dict[str, str]) -> bool:
+def report(results: list[Row], reasons: dict[str, str]) -> bool:
     """Print the survivors and the rates; whether enough were killed."""
     total, killed = len(results), [row for row in results if row["verdict"] == "killed"]
     alive = [row for row in results if row["verdict"] != "killed"]

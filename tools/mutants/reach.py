@@ -122,6 +122,7 @@ class Map:
 
     def __init__(self, records: list[Reach]) -> None:
         self.cost = {record.file: record.seconds for record in records}
+        self.collected = {name for record in records for name in record.collected}
         self.seconds: dict[str, float] = {}
         self.by_function: dict[str, list[str]] = defaultdict(list)
         self.by_module: dict[str, list[str]] = defaultdict(list)
@@ -150,6 +151,10 @@ class Map:
                 return tests
             name = name.rpartition(".")[0]
         return self.by_module.get(file, [])
+
+    def early(self, mutant: Mutant) -> bool:
+        """Whether the function runs while tests are collected."""
+        return f"{mutant.file} {mutant.function}" in self.collected
 
     def select(self, mutant: Mutant, budget: float = BUDGET) -> list[str]:
         """Tests in the order in which to run them: those in a file named like the module, cheapest first, for half of

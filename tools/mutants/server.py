@@ -26,7 +26,7 @@ import pytest
 from hypothesis import Phase, settings
 
 SECONDS = 60  # of processor time, a mutant
-WALL = 1800  # where something waits without working
+WALL = 3600  # where something waits without working
 MEMORY = 8 << 30
 
 Prepare = Callable[[Path], None] | None
@@ -69,8 +69,8 @@ def load_packages(tree: Path) -> None:
 class Pool:
     """Up to ``jobs`` forked processes at a time, each on a tree of its own."""
 
-    def __init__(self, trees: list[Path], scratch: Path) -> None:
-        self.free, self.scratch = list(trees), scratch
+    def __init__(self, trees: list[Path], scratch: Path, fresh: bool = True) -> None:
+        self.free, self.scratch, self.fresh = list(trees), scratch, fresh
         self.running: dict[int, tuple[Path, Path, float, Any]] = {}
         self.number = 0
 
@@ -82,7 +82,7 @@ class Pool:
         sys.stdout.flush()
         child = os.fork()
         if not child:
-            _inside(task, tree, answer)
+            _inside(task, tree, answer, self.fresh)
         self.running[child] = (tree, answer, time.monotonic(), label)
 
     def wait(self) -> tuple[Any, Path, Ended]:
@@ -114,7 +114,7 @@ class Pool:
             yield self.wait()
 
 
-def _inside(task: Task, tree: Path, answer: Path) -> None:
+def _inside(task: Task, tree: Path, answer: Path, fresh: bool) -> None:
     """The forked process: output to a file, limits set, the copy first on the path; never returns."""
     code = 70
     try:
@@ -123,7 +123,7 @@ def _inside(task: Task, tree: Path, answer: Path) -> None:
         os.dup2(log, 2)
         os.chdir(tree)
         sys.path[:] = [str(tree)] + [p for p in sys.path if p and not Path(p, "structmat").is_dir()]
-        for name in [name for name in sys.modules if name.split(".")[0] in ("tools", "tests")]:
+        for name in [name for name in sys.modules if fresh and name.split(".")[0] in ("tools", "tests")]:
             del sys.modules[name]
         code = task(tree, answer)
     except BaseException:
