@@ -230,6 +230,8 @@ def _way_back(a: Any) -> dict[str, Any] | None:
         return {"columns": a.columns, "rows": a._row_sizes()}
     if isinstance(a, sm.BlockDiagonal):
         return {"count": a.blocks.shape[-3]}
+    if isinstance(a, sm.Triangular):
+        return {"upper": a.upper}
     if isinstance(a, sm.Kronecker):
         return {"shapes": [tuple(f.shape) for f in a.factors], "tol": 1e-14}  # by way of an SVD
     if isinstance(a, sm.CauchyLike):
