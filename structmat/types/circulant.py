@@ -81,8 +81,8 @@ class Circulant(CirculantFamily):
         return not (self.column.is_complex() or isinstance(self.f, complex))
 
     def transpose(self) -> Matrix:
-        if self.f == 0:
-            return self._toeplitz().transpose()
+        if self.f == 0:  # a Toeplitz does not know by its type that it is triangular
+            return self._toeplitz().transpose()._vouched({Claim.UPPER_TRIANGULAR})
         head, tail = self.column[..., :1], self.column[..., 1:].flip(-1)
         column = torch.cat((head, tail if self.f == 1 else tail * self.f), -1)
         return Circulant(column, 1 if self.f == 1 else 1 / self.f)
