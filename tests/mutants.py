@@ -54,15 +54,15 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="only files or operators whose name contains this")
     parser.add_argument("--mutant", default="", metavar="ID", help="an id or a key, shown and tried again")
     parser.add_argument("--survivors", action="store_true", help="only those that survived the last run")
+    parser.add_argument("--stale", action="store_true", help="take the records there are, also of an earlier text")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository to break")
     parser.add_argument("--revision", default="HEAD", help="the commit to break")
     return parser.parse_args(arguments)
 
 
-def record(pool: server.Pool, tree: Path, out: Path) -> None:
-    """Run every test file once, noting what each test calls."""
-    files = missing(tree, out)
+def record(pool: server.Pool, tree: Path, out: Path, files: list[str]) -> None:
+    """Run each of these test files once, noting what each test calls."""
     if files:
         print(f"recording what {len(files)} test files call", flush=True)
 
@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         server.load_packages(base)
         pool = server.Pool(server.copies(base, max(1, wanted.jobs)), Path(folder))
-        record(pool, base, out)
+        record(pool, base, out, missing(base, out, wanted.stale))
         results = []
         for row in run(pool, base, mutants, Map.read(base, out)):
             results.append(row)
