@@ -2,9 +2,8 @@
 
 The JSON names the format and its version, and for every adapter and layer the sizes, the method and its
 hyper-parameters, and the model's own parameters that were trained along; the other file holds the tensors. A file is
-data, never code, and is not
-trusted: sizes are limited, the tensors it must hold are computed from the model before it is read (with ``init`` on
-the meta device), and any difference is an error before the model is changed.
+data, never code, and is not trusted: sizes are limited, the tensors it must hold are computed from the model before it
+is read (with ``init`` on the meta device), and any difference is an error before the model is changed.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ from structmat.adapters.report import Attached
 from structmat.adapters.tree import adapted, parameters_by_name, roster_of, selected_names
 from structmat.errors import CheckpointError
 
-__all__ = ["FORMAT", "VERSION", "load", "save"]
+__all__ = ["FORMAT", "JSON_LIMIT", "VERSION", "load", "opened", "read_object", "save", "write_file"]
 
 FORMAT = "structmat.adapters"
 VERSION = 1
@@ -74,8 +73,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str], names: str | list[
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1, allow_nan=False)
-    _write(folder / TENSOR_FILE, lambda place: torch_files.save_file(tensors, place, metadata={"format": FORMAT}))
-    _write(folder / JSON_FILE, lambda place: Path(place).write_text(text, encoding="utf-8"))
+    write_file(folder / TENSOR_FILE, lambda place: torch_files.save_file(tensors, place, metadata={"format": FORMAT}))
+    write_file(folder / JSON_FILE, lambda place: Path(place).write_text(text, encoding="utf-8"))
 
 
 def load(
@@ -132,7 +131,8 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _write(place: Path, write: Callable[[str], object]) -> None:
+def write_file(place: Path, write: Callable[[str], object]) -> None:
+    """Write beside the place, then move there: an interrupted call leaves no half a file."""
     handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=place.name + ".")
     os.close(handle)
     try:
@@ -150,17 +150,21 @@ def _write(place: Path, write: Callable[[str], object]) -> None:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _read_json(place: Path) -> dict[str, Any]:
+def read_object(place: Path) -> Any:
+    """The value in a file of JSON of limited size, in which no key is repeated; CheckpointError if it is damaged."""
     _require_file(place)
     size = place.stat().st_size
     if size > JSON_LIMIT:
         raise CheckpointError(f"{place}: {size:,} bytes; at most {JSON_LIMIT:,} are read")
     try:
-        document = json.loads(
-            place.read_bytes().decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant
-        )
+        text = place.read_bytes().decode("utf-8")
+        return json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{place} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _read_json(place: Path) -> dict[str, Any]:
+    document = read_object(place)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f"{place} is no file of structmat adapters: its format is not {FORMAT!r}")
     version = document.get("version")
@@ -185,12 +189,13 @@ def _no_constant(text: str) -> float:
 def _require_file(place: Path) -> None:
     if not place.is_file():
         raise CheckpointError(
-            f"{place} does not exist or is no file; a saved adapter is a folder with {JSON_FILE} and {TENSOR_FILE}"
+            f"{place} does not exist or is no file; an adapter saved by structmat is a folder with {JSON_FILE} and "
+            f"{TENSOR_FILE}, and from_peft and from_lycoris read those of peft and lycoris"
         )
 
 
 @contextlib.contextmanager
-def _opened(place: Path, limit: int) -> Iterator[Any]:
+def opened(place: Path, limit: int) -> Iterator[Any]:
     """The file of tensors, its header limited before a parser sees it."""
     _require_file(place)
     with place.open("rb") as stream:
@@ -202,8 +207,8 @@ def _opened(place: Path, limit: int) -> Iterator[Any]:
         )
     safetensors = need("safetensors", "adapters")
     try:
-        with safetensors.safe_open(str(place), framework="pt", device="cpu") as opened:
-            yield opened
+        with safetensors.safe_open(str(place), framework="pt", device="cpu") as handle:
+            yield handle
     except CheckpointError:
         raise
     except Exception as error:  # the parser's own exception class, and OSError, say what is damaged
@@ -213,21 +218,21 @@ def _opened(place: Path, limit: int) -> Iterator[Any]:
 def _read_tensors(place: Path, plan: Plan) -> dict[str, torch.Tensor]:
     expected = plan.expected()
     limit = 2**20 + sum(len(key.encode()) + 512 for key in expected)
-    with _opened(place, limit) as opened:
-        held = set(opened.keys())
+    with opened(place, limit) as handle:
+        held = set(handle.keys())
         for kind, keys in (("lacks", expected.keys() - held), ("holds the unknown", held - expected.keys())):
             if keys:
                 raise CheckpointError(
                     f"{place} {kind} tensor {min(keys)!r} ({len(keys)} in all), which does not fit {JSON_FILE}"
                 )
         for key, (shape, dtype) in expected.items():
-            described = opened.get_slice(key)
+            described = handle.get_slice(key)
             found, written = tuple(described.get_shape()), described.get_dtype()
             if found != shape:
                 raise CheckpointError(f"{place}: {key!r} has shape {found}, the model and its method need {shape}")
             if written != _NAMES[dtype] and not (dtype.is_floating_point and written in _FLOATS):
                 raise CheckpointError(f"{place}: {key!r} has dtype {written}, which is not {_NAMES[dtype]}")
-        tensors = {key: opened.get_tensor(key) for key in expected}
+        tensors = {key: handle.get_tensor(key) for key in expected}
     _check_finite(place, tensors)
     return tensors
 
