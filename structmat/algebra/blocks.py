@@ -53,5 +53,5 @@ def _decided(kind: type[Matrix]) -> None:
         return result
 
 
-for _kind in (Zero, Scaled, Identity, Diagonal):
-    _decided(_kind)
+for _decider in (Zero, Scaled, Identity, Diagonal):
+    _decided(_decider)

@@ -16,7 +16,7 @@ from structmat.lazy.expressions import Product, Scaled
 from structmat.matrix import Matrix, add
 from structmat.solving import Factorisation
 
-__all__ = ["Split", "WoodburyFactorisation", "WoodburySolver", "split"]
+__all__ = ["Split", "WoodburyFactorisation", "WoodburySolver", "solves_itself", "split"]
 
 _STEPS = 10  # of refinement at most; each gains as many digits as the first solve had
 
@@ -76,7 +76,7 @@ def split(terms: tuple[Matrix, ...]) -> Split | None:
     if not thin or not rest or terms[0].shape[-1] != terms[0].shape[-2]:
         return None
     base = functools.reduce(add, rest)
-    if not _direct(base):
+    if not solves_itself(base):
         return None
     found = [dispatch.call("thin_factors", t) for t in thin]
     left, right = (_beside([pair[k] for pair in found]) for k in (0, 1))
@@ -91,14 +91,14 @@ def _beside(parts: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([p.to(common).expand(*lead, *p.shape[-2:]) for p in parts], -1)
 
 
-def _direct(matrix: Matrix) -> bool:
+def solves_itself(matrix: Matrix) -> bool:
     """Whether the type, not its values, has a solve of its own."""
     if hasattr(matrix, "terms"):
         return split(matrix.terms) is not None
     if isinstance(matrix, Scaled):
-        return _direct(matrix.matrix)
+        return solves_itself(matrix.matrix)
     if isinstance(matrix, Product):
-        return all(f.shape[-2] == f.shape[-1] and _direct(f) for f in matrix.factors)
+        return all(f.shape[-2] == f.shape[-1] and solves_itself(f) for f in matrix.factors)
     return type(matrix)._solve_rows is not Verbs._solve_rows and getattr(matrix, "_solves", True)
 
 

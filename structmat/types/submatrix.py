@@ -7,12 +7,12 @@ import numpy
 import torch
 
 from structmat import _iterative, backend, dispatch, solving
-from structmat._verbs import Verbs
 from structmat.claims import Claim, Claims
 from structmat.errors import DeviceError, ShapeError, SolveError
 from structmat.functional.implicit import implicit_solve
 from structmat.functional.schur import Complement, bordered, few
 from structmat.lazy.expressions import tree
+from structmat.lazy.woodbury import solves_itself
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
 
@@ -135,7 +135,7 @@ class Submatrix(Matrix):
     def _by_complement(self) -> bool:
         """Whether the Schur complement in the inverse is the way: few indices are missing, and A solves itself."""
         n, k = int(self.matrix.shape[-1]), int(self.keep.shape[-1])
-        return few(n, n - k) and type(self.matrix)._solve_rows is not Verbs._solve_rows
+        return few(n, n - k) and solves_itself(self.matrix)
 
     def _solve_rows(self, y: torch.Tensor, options: Options) -> tuple[torch.Tensor, SolveInfo]:
         given = (options.preconditioner, options.start, options.max_steps, options.callback)
