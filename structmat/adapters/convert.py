@@ -10,11 +10,11 @@ from structmat.adapters.attach import Planned, check_name, commit
 from structmat.adapters.kinds import check_layer
 from structmat.adapters.layer import Adapted, Slot
 from structmat.adapters.lora import LoRA
-from structmat.adapters.method import State, Update
+from structmat.adapters.method import Method, State, Target, Update
 from structmat.adapters.report import Converted
 from structmat.adapters.tree import places, require_unmerged, roster_of
 
-__all__ = ["to_lora"]
+__all__ = ["to_lora", "update_in_double"]
 
 
 def to_lora(model: nn.Module, rank: int | None = None, tol: float | None = None, name: str = "lora") -> Converted:
@@ -66,10 +66,14 @@ def _change(layer: Adapted) -> torch.Tensor:
         for name, factor in layer.roster.active:
             slot = layer.slot(name)
             if slot is not None:
-                double = State(*({key: _double(t) for key, t in part.items()} for part in slot.state()))
-                update = slot.method.update(double, dataclasses.replace(slot.target, dtype=torch.float64))
-                chain.append(folding.weighted(update, factor, name))
+                chain.append(folding.weighted(update_in_double(slot.method, slot.state(), slot.target), factor, name))
         return folding.fold(weight, chain) - weight
+
+
+def update_in_double(method: Method, state: State, target: Target) -> Update:
+    """The update that a method makes of the tensors of a state, all in float64."""
+    double = State(*({key: _double(t) for key, t in part.items()} for part in state))
+    return method.update(double, dataclasses.replace(target, dtype=torch.float64))
 
 
 def _double(tensor: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from structmat.adapters.kinds import Kind
 from structmat.adapters.method import Method, State, Target, Update, master_dtype
 from structmat.adapters.mixed import Bank, Rows
 
-__all__ = ["Adapted", "AdaptedParameter", "Roster", "Slot"]
+__all__ = ["Adapted", "AdaptedParameter", "Roster", "Slot", "at_least_single"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -37,6 +37,17 @@ class Roster:
     stacked: tuple[str, ...] = ()
     extras: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     trainable: dict[str, bool] = dataclasses.field(default_factory=dict)
+
+
+def at_least_single(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A conversion of tensors (``nn.Module._apply``) that never goes below float32."""
+
+    def kept(tensor: torch.Tensor) -> torch.Tensor:
+        new = fn(tensor)
+        dtype = master_dtype(new.dtype)
+        return new if new.dtype == dtype else tensor.to(device=new.device, dtype=dtype)
+
+    return kept
 
 
 class Slot(nn.Module):
@@ -64,13 +75,7 @@ class Slot(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Slot":
         """Conversions of the model reach the adapter, but never below float32."""
-
-        def at_least_single(tensor: torch.Tensor) -> torch.Tensor:
-            new = fn(tensor)
-            kept = master_dtype(new.dtype)
-            return new if new.dtype == kept else tensor.to(device=new.device, dtype=kept)
-
-        super()._apply(at_least_single, recurse)
+        super()._apply(at_least_single(fn), recurse)
         first = next(iter(self.parameters()), None)
         if first is not None:
             self.target = dataclasses.replace(self.target, dtype=first.dtype, device=first.device)
