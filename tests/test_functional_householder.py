@@ -142,3 +142,14 @@ def test_scaling_a_vector_changes_nothing() -> None:
         assert float((y - fh.rotate_rows(x, _numbers(3, 4))).abs().max()) <= 64 * EPS * float(x.norm())
         (g,) = torch.autograd.grad(y.sin().sum(), v)
         assert bool(torch.isfinite(g).all()) and bool(((g * v).sum(-1).abs() <= 1e3 * EPS * float(x.norm())).all())
+
+
+@pytest.mark.parametrize(("n", "r"), [(128, 128), (128, 64), (32, 32), (6, 6)])
+def test_many_nearly_parallel_vectors_stay_orthogonal(n: int, r: int) -> None:
+    """What one block of them leaves is 2.5 times the limit at n = r = 128; blocks are short where r is near n."""
+    for dtype in (torch.float32, torch.complex64):
+        for spread in (0.1, 1e-3, 0.0):
+            vectors = _numbers(1, n, dtype=dtype) + spread * _numbers(r, n, dtype=dtype, seed=1)
+            q = fh.rotate_rows(torch.eye(n, dtype=dtype), vectors).to(C128)
+            error = float(torch.linalg.matrix_norm(q.mH @ q - torch.eye(n))) / n**0.5
+            assert error <= 8 * torch.finfo(dtype).eps * (1 + r**0.5)

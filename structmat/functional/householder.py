@@ -14,6 +14,7 @@ Source: R. Schreiber and C. Van Loan, A storage-efficient WY representation for 
 1995.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -31,10 +32,12 @@ def block_size(reflectors: int) -> int:
 
 
 def block_of(reflectors: int, n: int) -> int:
-    """``block_size``, and n / 2 where there are more reflectors than dimensions: T of one block of many parallel
-    vectors has a condition number of ``2 r^2``, and for 59 of them in the plane Q was wrong by 5000 eps."""
+    """``block_size``, and the root of n where r is near n < 1024 or far above its root: T of a block of s nearly
+    parallel vectors has a condition number of ``2 s^2``, and leaves Q wrong by about ``0.3 s / sqrt(n)`` of what r
+    reflectors may."""
     size = max(1, block_size(reflectors))
-    return size if reflectors <= n else min(size, max(1, n // 2))
+    crowded = n < 1024 and (2 * reflectors >= n or reflectors**2 > 32 * n)
+    return min(size, max(1, math.isqrt(n))) if crowded else size
 
 
 def normalised(vectors: torch.Tensor) -> torch.Tensor:
@@ -76,11 +79,15 @@ def blocks(vectors: torch.Tensor, phases: torch.Tensor | None) -> list[tuple[tor
         lead = torch.broadcast_shapes(vectors.shape[:-2], phases.shape[:-1])
         vectors = vectors.to(backend.complex_of(vectors.dtype)).expand(*lead, *vectors.shape[-2:])
     size = block_of(vectors.shape[-2], vectors.shape[-1])
+    full = vectors.shape[-2] // size * size
     pieces = []
-    for start in range(0, vectors.shape[-2], size):
-        v = vectors[..., start : start + size, :]
-        p = None if phases is None else phases[..., start : start + size]
-        pieces.append((v, wy_factor(v, p)))
+    if full:  # their T side by side: a batch costs little more than one
+        v = vectors[..., :full, :].unflatten(-2, (-1, size))
+        p = None if phases is None else phases[..., :full].unflatten(-1, (-1, size))
+        pieces += zip(v.unbind(-3), wy_factor(v, p).unbind(-3), strict=True)
+    if full < vectors.shape[-2]:
+        v = vectors[..., full:, :]
+        pieces.append((v, wy_factor(v, None if phases is None else phases[..., full:])))
     return pieces
 
 
@@ -88,7 +95,7 @@ def rotate_rows(x: torch.Tensor, vectors: torch.Tensor, phases: torch.Tensor | N
     """``x Q^T`` for rows x ``(..., k, n)`` (or one row), vectors ``(*b, r, n)``, phases ``(*b, r)`` or None.
 
     Half and bfloat16 are carried out in float32. Cost: ``4 r n`` flops a row after ``r^2 n + r^3 / 3`` once (per
-    block of 64 for r > 128); memory for the backward pass: the inputs and ``r`` numbers a row.
+    block, see ``block_of``); memory for the backward pass: the inputs and ``r`` numbers a row.
     """
     out = torch.promote_types(x.dtype, vectors.dtype if phases is None else backend.complex_of(vectors.dtype))
     wide = backend.compute_dtype(out)
@@ -228,7 +235,7 @@ _CHUNK = 1 << 19  # numbers a pass over rows takes at once, so that they stay in
 def _one_real_block(x: torch.Tensor, v: torch.Tensor) -> bool:
     if (
         v.ndim != 2
-        or v.shape[0] > min(128, v.shape[1])
+        or v.shape[0] > block_of(v.shape[0], v.shape[1])
         or v.is_complex()
         or x.is_complex()
         or torch.compiler.is_compiling()

@@ -25,7 +25,7 @@ class HouseholderProduct(Matrix):
     Stores:   vectors (*batch, r, n), row k holding v_{k+1} (any length; zero gives H = I); phases real (*batch, r),
               or None for phi = pi: reflections. Phases make the matrix complex, and every unitary matrix reachable.
     Shape:    (*batch, n, n).      Claims: orthogonal; rank(I - Q) <= r.
-    Cost:     linear 4 r n flops a row after r^2 n + r^3 / 3 once (blocks of 64 reflectors for r > 128); r n memory.
+    Cost:     linear 4 r n flops a row after r^2 n + r^3 / 3 once (in blocks for r > 128 or r >= n / 2); r n memory.
     Closed:   X @ X, inv, transpose, solve (a product); Identity - X -> LowRank.
     Raises:   ShapeError if phases do not match vectors.
     Example:
