@@ -1,4 +1,4 @@
-"""What mutants of the types showed that nobody asked: scales of random matrices, singular by ratio, batches in rules."""
+"""What mutants of the types showed to be untested: scales of random matrices, singular by ratio, batches in rules."""
 
 from __future__ import annotations
 
