@@ -11,7 +11,7 @@ from structmat.adapters.folding import weighted
 from structmat.adapters.layer import Roster, Slot
 from structmat.adapters.method import near
 from structmat.adapters.mixed import BASE, Rows
-from structmat.adapters.tree import adapted, require_unmerged, roster_of, selected_names
+from structmat.adapters.tree import adapted, require_unmerged, require_whole, roster_of, selected_names
 from structmat.errors import DtypeError, ShapeError
 
 __all__ = ["activate", "after_step", "disabled", "names", "penalty", "rows", "stack", "trainable_parameters"]
@@ -72,6 +72,7 @@ def stack(model: nn.Module, names: Sequence[str]) -> None:
     """
     roster = _roster(model)
     chosen = selected_names(names, roster.order, "stack")
+    require_whole(model, "stack")
     for layer_name, layer in adapted(model).items():
         slots = [(name, slot) for name in chosen if (slot := layer.slot(name)) is not None]
         for name, slot in slots[1:]:
@@ -146,7 +147,7 @@ def penalty(model: nn.Module) -> torch.Tensor:
     none.
     """
     terms = [
-        slot.method.penalty(slot.state())
+        slot.method.penalty(slot.whole())
         for layer in adapted(model).values()
         for name, _ in layer.roster.active
         if (slot := layer.slot(name)) is not None and hasattr(slot.method, "penalty")

@@ -19,6 +19,7 @@ from torch import nn
 
 from structmat._optional import need
 from structmat.adapters.attach import commit
+from structmat.adapters.kinds import gathered, sharded
 from structmat.adapters.layer import Slot
 from structmat.adapters.method import to_json
 from structmat.adapters.plan import Plan, plan_load
@@ -42,7 +43,8 @@ _NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", to
 def save(model: nn.Module, directory: str | os.PathLike[str], names: str | list[str] | None = None) -> None:
     """Write adapters (default: all) and the parameters trained with them into a folder, which is made if need be.
 
-    Each file is written beside its place and then moved there, so an interrupted call leaves no half a file.
+    Each file is written beside its place and then moved there, so an interrupted call leaves no half a file. Of a
+    model that is sharded over devices every process must call this: the tensors are gathered, and rank 0 writes.
     Raises: ValueError for unknown names, TypeError for a method that is not registered, ImportError without
         safetensors.
     """
@@ -70,6 +72,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str], names: str | list[
         adapters[name] = entry
     active = [[name, weight] for name, weight in roster.active if name in chosen]
     document = {"format": FORMAT, "version": VERSION, "active": active, "adapters": adapters}
+    if any(map(sharded, model.parameters())) and torch.distributed.get_rank() != 0:
+        return
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1, allow_nan=False)
@@ -128,7 +132,7 @@ def _describe(slot: Slot) -> dict[str, Any]:
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    return gathered(tensor.detach()).to("cpu", copy=True).contiguous()
 
 
 def write_file(place: Path, write: Callable[[str], object]) -> None:

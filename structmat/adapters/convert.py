@@ -12,7 +12,7 @@ from structmat.adapters.layer import Adapted, Slot
 from structmat.adapters.lora import LoRA
 from structmat.adapters.method import Method, State, Target, Update
 from structmat.adapters.report import Converted
-from structmat.adapters.tree import places, require_unmerged, roster_of
+from structmat.adapters.tree import places, require_unmerged, require_whole, roster_of
 
 __all__ = ["to_lora", "update_in_double"]
 
@@ -30,11 +30,12 @@ def to_lora(model: nn.Module, rank: int | None = None, tol: float | None = None,
         rank: the rank on every layer. tol: the smallest rank with ``||D - L R^T||_F <= tol ||D||_F``. Exactly one is
         given; a rank above both sizes of a layer is cut to its smaller size.
     Returns: a report with rank and relative error of each layer.
-    Raises:  ValueError for illegal arguments or without active adapters, RuntimeError if merged.
+    Raises:  ValueError for illegal arguments or without active adapters, RuntimeError if merged or sharded.
     """
     roster = roster_of(model)
     assert roster is not None
     require_unmerged(roster, "to_lora")
+    require_whole(model, "to_lora")
     check_name(name, roster.order, "to_lora")
     if (rank is None) == (tol is None):
         raise ValueError("to_lora: give either rank= or tol=")

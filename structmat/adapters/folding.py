@@ -29,6 +29,7 @@ __all__ = [
     "full_precision",
     "has_left",
     "run",
+    "settled",
     "split",
     "unfold",
     "weighted",
@@ -84,6 +85,32 @@ def has_left(chain: Sequence[Update]) -> bool:
         elif isinstance(update, Compose) and update.left is not None:
             return True
     return False
+
+
+def settled(chain: Sequence[Update], bias: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """``b - L b``, L the product of the left factors: what is added to the chain's output ``like`` where the bias b
+    went through the chain.
+    """
+    moved = bias
+    for update in chain:
+        moved = _moved(update, moved, like)
+    return bias - moved
+
+
+def _moved(update: Update, bias: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    if isinstance(update, Parts):
+        pieces, at = [], 0
+        for start, stop, one in update.updates:
+            pieces += [bias[..., at:start], _moved(one, bias[..., start:stop], like)]
+            at = stop
+        pieces.append(bias[..., at:])
+        lead = torch.broadcast_shapes(*(piece.shape[:-1] for piece in pieces))
+        return torch.cat([piece.expand(*lead, piece.shape[-1]) for piece in pieces], dim=-1)
+    if not isinstance(update, Compose) or update.left is None:
+        return bias
+    if len(update.left.shape) > 2 and bias.ndim < like.ndim:  # a factor for each row of the batch
+        bias = bias.expand(like.shape[0], *(1,) * (like.ndim - 2), bias.shape[-1])
+    return _rows(update.left, bias, bias.dtype)
 
 
 def split(chain: Sequence[Update]) -> tuple[list[Update], list[Residual]]:

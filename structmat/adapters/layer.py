@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from structmat.adapters import folding
-from structmat.adapters.kinds import Kind
+from structmat.adapters.kinds import Kind, gathered
 from structmat.adapters.method import Method, State, Target, Update, master_dtype
 from structmat.adapters.mixed import Bank, Rows
 
@@ -67,6 +67,10 @@ class Slot(nn.Module):
         trained: dict[str, Any] = dict(self._parameters)
         frozen: dict[str, Any] = dict(self._buffers)
         return State(trained, frozen)
+
+    def whole(self) -> State:
+        """As ``state``, with what is sharded over devices gathered, differentiably: every process must call this."""
+        return State(*({key: gathered(tensor) for key, tensor in part.items()} for part in self.state()))
 
     def update(self) -> Update:
         """The change of the weight that this adapter makes."""

@@ -9,7 +9,7 @@ from structmat.adapters import folding
 from structmat.adapters.kinds import Kind, ParameterOf, kind_of
 from structmat.adapters.layer import Adapted
 from structmat.adapters.method import Add, Update
-from structmat.adapters.tree import adapted, require_unmerged, roster_of, selected_names
+from structmat.adapters.tree import adapted, require_unmerged, require_whole, roster_of, selected_names
 from structmat.errors import StructureError
 
 __all__ = ["merge", "unmerge"]
@@ -42,6 +42,7 @@ def merge(
     roster = roster_of(model)
     assert roster is not None
     require_unmerged(roster, "merge")
+    require_whole(model, "merge")
     if roster.rows is not None or not roster.enabled:
         raise RuntimeError("merge: leave the adapters.rows or adapters.disabled context first")
     active = tuple(name for name, _ in roster.active)
@@ -86,12 +87,6 @@ def _check_layer(name: str, layer: Adapted, keep: str, dequantise: bool) -> None
         raise StructureError(
             f"merge: {name!r} is a {type(layer.base).__name__}, whose weight is not read; "
             f'merge(model, keep="copy", dequantise=True) puts a dense Linear of {size:.1f} MiB in its place'
-        )
-    weight = layer.base.weight if layer.kind.reads_weight else None
-    if hasattr(weight, "device_mesh"):
-        raise RuntimeError(
-            f"merge: the weight of {name!r} is sharded over devices; gather it first: "
-            "adapters.merge inside torch.distributed.fsdp's module.unshard(), or on a model loaded unsharded"
         )
     if not torch.isfinite(layer.folded(chain)).all():
         raise ValueError(f"merge: the merged weight of {name!r} is not finite; nothing was merged")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from structmat.adapters.folding import fold
+from structmat.adapters.kinds import gathered
 from structmat.adapters.layer import Adapted, Slot
 from structmat.adapters.method import Compose, Parts, Residual, Update
 from structmat.adapters.tree import adapted, roster_of
@@ -143,14 +144,14 @@ def inspect(model: nn.Module, measure: bool = True) -> Inspection:
 
 def _measured(layer: Adapted, slot: Slot) -> tuple[float | None, float | None]:
     with torch.no_grad():
-        update = slot.update()
+        update = slot.method.update(slot.whole(), slot.target)
         errors = [float(orthogonality_error(q)) for q in _orthogonal(update)]
         distance: float | None = None
         if not isinstance(update, Residual):
-            stored = layer.kept[0] if layer.kept else layer.folded([])
+            stored = gathered(layer.kept[0] if layer.kept else layer.folded([]))
             kind, base = layer.kind, layer.base
             weight = kind.matrix(base, stored.to(stored.device)).double() if not layer.kept_base else None
-            if weight is not None and not hasattr(stored, "device_mesh"):
+            if weight is not None:
                 change = fold(weight.to(layer.dtype), [update]).double() - weight
                 size = float(weight.norm())
                 distance = float(change.norm()) / size if size else math.inf

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from structmat.adapters.kinds import ParameterOf, kind_of
+from structmat.adapters.kinds import ParameterOf, kind_of, sharded
 from structmat.adapters.layer import Adapted, AdaptedParameter, Roster
 from structmat.adapters.method import near
 
@@ -25,6 +25,7 @@ __all__ = [
     "parameters_by_name",
     "places",
     "require_unmerged",
+    "require_whole",
     "roster_of",
     "selected_names",
 ]
@@ -151,6 +152,16 @@ def require_unmerged(roster: Roster, verb: str) -> None:
     """Refuse what would make a merged weight wrong."""
     if roster.merged is not None:
         raise RuntimeError(f"{verb}: the adapters are merged into the weights; call adapters.unmerge first")
+
+
+def require_whole(model: nn.Module, verb: str) -> None:
+    """Refuse what would need a parameter that is sharded over devices to be written or kept whole."""
+    for name, parameter in model.named_parameters():
+        if sharded(parameter):
+            raise RuntimeError(
+                f"{verb}: the parameter {name!r} is sharded over devices; adapters.save gathers the adapters, "
+                f"load them on a model that is not sharded and call {verb} there"
+            )
 
 
 # -- names ------------------------------------------------------------------------------------------------------------

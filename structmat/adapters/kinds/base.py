@@ -14,7 +14,7 @@ from torch.func import functional_call
 from structmat.adapters import folding
 from structmat.adapters.method import Update, master_dtype
 
-__all__ = ["Kind", "Sizes"]
+__all__ = ["Kind", "Sizes", "gathered", "sharded"]
 
 Sizes = tuple[int, int, tuple[int, ...], int]
 
@@ -89,3 +89,14 @@ def stored(layer: nn.Module) -> torch.Tensor:
     """The weight of a layer that stores one."""
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
     return weight
+
+
+def sharded(tensor: object) -> bool:
+    """Whether a tensor is spread over devices (DTensor)."""
+    return hasattr(tensor, "device_mesh")
+
+
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole of a tensor that is spread over devices, differentiable: every process must call this."""
+    whole: torch.Tensor = tensor.full_tensor() if sharded(tensor) else tensor  # type: ignore[operator]
+    return whole

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from structmat.adapters.kinds.base import Kind
+from structmat.adapters.kinds.base import Kind, sharded
 from structmat.adapters.kinds.parameter import PARAMETER, PARAMETER_T
 from structmat.adapters.kinds.rows import CONV1D, LINEAR, OPAQUE
 from structmat.adapters.kinds.spatial import SPATIAL
@@ -62,6 +62,8 @@ def _check_weight(name: str, layer: nn.Module) -> None:
     weight = layer.weight
     if isinstance(weight, nn.parameter.UninitializedParameter):
         raise StructureError(f"layer {name!r} has no sizes yet; run the model once on an input first")
+    if sharded(weight):
+        raise StructureError(f"layer {name!r} is sharded over devices: attach or load adapters before fully_shard")
     if not isinstance(weight, torch.Tensor):
         raise StructureError(f"layer {name!r} does not store a tensor as its weight")
     if weight.dtype not in _DTYPES:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from structmat.adapters import folding
-from structmat.adapters.kinds.base import Kind, Sizes, stored
+from structmat.adapters.kinds.base import Kind, Sizes, sharded, stored
 from structmat.adapters.method import Update, master_dtype
 from structmat.errors import ShapeError
 
@@ -29,20 +29,17 @@ class _Rows(Kind):
     def shift(self, layer: nn.Module, like: torch.Tensor) -> torch.Tensor | None:
         """What the layer gives for a zero row, its bias; None for a layer without one."""
         found: torch.Tensor | None = layer.bias  # type: ignore[assignment]
+        if found is not None and sharded(found):  # whole only inside the layer's own forward
+            found = layer(like.new_zeros(1, self.sizes(layer)[1]))[0]
         return found
 
-    def product(
-        self, layer: nn.Module, rows: torch.Tensor, span: folding.Span, shift: torch.Tensor | None
-    ) -> torch.Tensor:
-        """``rows W[span]^T + b[span]``; a span of None is all outputs; a given shift is left out."""
-        if span is None and shift is None:
+    def product(self, layer: nn.Module, rows: torch.Tensor, span: folding.Span) -> torch.Tensor:
+        """``rows W[span]^T + b[span]``, from the layer itself; a span of None is all outputs."""
+        if span is None or sharded(layer.weight):
             y: torch.Tensor = layer(rows)
-            return y
-        weight, bias = self.matrix(layer, stored(layer)), self.shift(layer, rows) if shift is None else None
-        if span is not None:
-            weight = weight[span[0] : span[1]]
-            bias = None if bias is None else bias[span[0] : span[1]]
-        return nn.functional.linear(rows, weight, bias)
+            return y if span is None else y[..., span[0] : span[1]]
+        weight, bias = self.matrix(layer, stored(layer)), self.shift(layer, rows)
+        return nn.functional.linear(rows, weight[span[0] : span[1]], None if bias is None else bias[span[0] : span[1]])
 
     def forward(
         self,
@@ -53,21 +50,22 @@ class _Rows(Kind):
         rest: tuple[Any, ...] = (),
         options: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
-        """The layer is called, so that its hooks run. Only a left factor needs the product without the bias, which is
-        added after the whole chain.
+        """The layer is called, bias included, so that its hooks run and its weight is read in its own forward; what a
+        left factor L does to the bias is corrected after the whole chain, ``L (x W^T + b) + (b - L b)``.
         """
         given = x.dtype
         found: list[torch.dtype] = []
-        bias = self.shift(layer, x) if folding.has_left(chain) else None
 
         def base(rows: torch.Tensor, span: folding.Span = None) -> torch.Tensor:
-            y = self.product(layer, rows.to(given), span, bias)
+            y = self.product(layer, rows.to(given), span)
             found.append(y.dtype)
             return y
 
         y = folding.run(chain, x, base, dtype)
-        if bias is not None:
-            y = y + bias.to(y.dtype)
+        if folding.has_left(chain):
+            bias = self.shift(layer, x)
+            if bias is not None:
+                y = y + folding.settled(chain, bias.to(dtype), y)
         return y.to(found[0])
 
 
@@ -136,12 +134,8 @@ class _Opaque(_Rows):
         found: torch.Tensor = layer(like.new_zeros(1, self.sizes(layer)[1]))[0]
         return found
 
-    def product(
-        self, layer: nn.Module, rows: torch.Tensor, span: folding.Span, shift: torch.Tensor | None
-    ) -> torch.Tensor:
+    def product(self, layer: nn.Module, rows: torch.Tensor, span: folding.Span) -> torch.Tensor:
         y: torch.Tensor = layer(rows)
-        if shift is not None:
-            y = y - shift
         return y if span is None else y[..., span[0] : span[1]]
 
     def dense(self, layer: nn.Module) -> torch.Tensor:
