@@ -1,4 +1,4 @@
-"""What mutants of the types showed to be untested: scales of random matrices, singular by ratio, batches in rules."""
+"""What surviving mutants showed to be untested: scales of random matrices, singular by ratio, batches, adjoints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import structmat as sm
+from structmat.functional import gko
 from structmat.testing import assert_matches_dense
 
 F64, C128 = torch.float64, torch.complex128
@@ -127,3 +128,44 @@ def test_complex_gradients_of_adjoint_solves(make: Callable[..., sm.Matrix], sha
     size = float(torch.linalg.cond(make(*fields).to_dense().detach()))
     for got, want in zip(torch.autograd.grad(ours, fields), torch.autograd.grad(dense, fields), strict=True):
         assert float((got - want).norm()) <= 1000 * EPS * size**2 * float(want.norm())
+
+
+def test_small_least_squares_problems_are_solved_directly() -> None:
+    """Up to the dense limit nothing iterates unless asked: singular values count as zero by the documented rule."""
+    a = sm.Toeplitz(drawn(60 + 40 - 1, seed=11), 40)
+    b = drawn(60, seed=12)
+    x, info = sm.linalg.lstsq(a, b, return_info=True)
+    y, asked = sm.linalg.lstsq(a, b, method="lsmr", return_info=True)
+    assert "lsmr" not in info.method and asked.method == "lsmr"
+    size = float(torch.linalg.cond(a.to_dense())) ** 2 * float(x.norm() + b.norm())
+    want = torch.linalg.lstsq(a.to_dense(), b[:, None], driver="gelsd").solution[:, 0]
+    assert float((x - want).norm()) <= 100 * EPS * size and float((y - want).norm()) <= 1e-10 * size
+
+
+@pytest.mark.parametrize("dtype", [F64, C128])
+@pytest.mark.parametrize("n", [1, 5, 12])
+def test_the_determinant_of_the_adjoint_is_the_conjugate(n: int, dtype: torch.dtype) -> None:
+    a = sm.LowDisplacementRank(drawn(n, 2, seed=1, dtype=dtype), drawn(n, 2, seed=2, dtype=dtype))
+    sign, logabs = a.factor(method="gko").slogdet()
+    want = torch.linalg.slogdet(a.to_dense())
+    size = 100 * EPS * n * float(torch.linalg.cond(a.to_dense()))
+    assert abs(complex(sign - want[0])) <= size and abs(float(logabs - want[1])) <= size
+    adjoint, logs = gko.factor(a.left, a.right, a.e, a.f).adjoint().slogdet()
+    assert abs(complex(adjoint.reshape(()) - want[0].conj())) <= size and abs(float(logs.reshape(()) - want[1])) <= size
+
+
+def test_a_submatrix_of_an_ill_conditioned_matrix_is_solved_by_refinement() -> None:
+    """The complement's formula divides by the whole matrix, of condition 1e7: without refinement errors are 1e7 eps."""
+    n = 32
+    lam = torch.ones(n, dtype=F64)
+    lam[0] = 1e-7
+    column = torch.fft.ifft(lam.to(C128)).real
+    whole = sm.Circulant(column)
+    keep = torch.cat((torch.arange(3, 17), torch.arange(20, 31)))
+    a = sm.Submatrix(whole, keep)
+    b = drawn(len(keep), 3, seed=6)
+    x = a.solve(b)
+    dense = whole.to_dense()[keep][:, keep]
+    residual = (b - dense @ x).norm(dim=0)
+    size = float(torch.linalg.matrix_norm(dense, 2)) * x.norm(dim=0) + b.norm(dim=0)
+    assert bool((residual <= 40 * EPS * size).all())
