@@ -2,6 +2,9 @@
 
 from benchmarks.case import Case
 from benchmarks.cases import (
+    adapter_layers,
+    adapter_model,
+    adapter_stack,
     adapters,
     boft,
     butterfly,
@@ -19,6 +22,9 @@ __all__ = ["CASES", "select"]
 
 CASES: tuple[Case, ...] = (
     *adapters.CASES,
+    *adapter_layers.CASES,
+    *adapter_model.CASES,
+    *adapter_stack.CASES,
     *products.CASES,
     *solves.CASES,
     *displacement.CASES,

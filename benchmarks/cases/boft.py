@@ -11,6 +11,8 @@ multiplies block by block and scatters in float64.
 
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -149,19 +151,21 @@ def reference(layer: nn.Linear, skew: torch.Tensor, x: torch.Tensor, g: torch.Te
     return y, gx, _triangle(gk - gk.mT) / 2, gs
 
 
-def problem(d: int, block: int, factors: int, rows: int, peer: str) -> Problem:
+def problem(
+    d: int, block: int, factors: int, rows: int, peer: str, ours: Callable[[nn.Linear, torch.Tensor], Any] = Ours
+) -> Problem:
     """Ours, the frozen layer alone, and peft as shipped or its arithmetic."""
     layer = frozen_layer(d)
     skew = _entries(d, block, factors)
     x, g = torch.randn(rows, d).requires_grad_(), torch.randn(rows, d)
-    model = Ours(layer, skew)
+    model = ours(layer, skew)
     if peer == "peft":
         module, rotation, size = shipped(layer, skew)
     else:
         module = Arithmetic(layer, skew)
         rotation, size = module.rotation, module.scale
 
-    def ours() -> Tensors:
+    def mine() -> Tensors:
         y = model(x)
         return y, *torch.autograd.grad(y, (x, model.rotation, model.scale), g)
 
@@ -182,7 +186,7 @@ def problem(d: int, block: int, factors: int, rows: int, peer: str) -> Problem:
     inner = 4 * (turn * math.sqrt(block) + eps * math.sqrt(max(d, rows)))  # the gradient of K: sums over the rows too
     return Problem(
         {
-            "ours": Contender(ours),
+            "ours": Contender(mine),
             "peer": Contender(other, "peft" if peer == "peft" else None, aligned),
             "base": Contender(base, read=None),
         },

@@ -145,6 +145,8 @@ def _plain(x: torch.Tensor, v: torch.Tensor, t: torch.Tensor) -> tuple[torch.Ten
     w = p @ t.mT
     if x.ndim == 2 and v.ndim == 2:
         return torch.addmm(x, w, v, alpha=-1), p
+    if x.ndim == w.ndim == v.ndim == 3 and x.shape[0] == w.shape[0] == v.shape[0]:
+        return torch.baddbmm(x, w, v, alpha=-1), p
     return x - w @ v, p
 
 
