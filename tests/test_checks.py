@@ -246,3 +246,15 @@ def test_assertions_of_large_operators_look_at_products() -> None:
         assert_rank_at_most(low, 1)
     with pytest.raises(AssertionError, match=r"false claims of \d: .*OUTSIDE"):
         assert_claims((2 * rotation).assume(Claim.ORTHOGONAL))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("n", [2, 64, 256])
+def test_drift_of_half_entries_is_seen(n: int, dtype: torch.dtype) -> None:
+    """Rounding an orthogonal matrix to half is within; four roundings' worth of error is not, whatever n is."""
+    q = torch.linalg.qr(_numbers(n, n))[0]
+    eps = torch.finfo(dtype).eps
+    assert checks.is_orthogonal(q.to(dtype)) and checks.is_orthogonal(sm.Dense(q.to(dtype)))
+    assert not checks.is_orthogonal((q * (1 + 4 * eps)).to(dtype))
+    product = sm.HouseholderProduct(_numbers(5, n, dtype=F64).to(dtype))
+    assert checks.is_orthogonal(product) and checks.is_orthogonal(product, probes=4) and checks.check_claims(product)

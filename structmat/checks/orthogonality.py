@@ -31,8 +31,15 @@ def operations(a: Operand) -> float:
 
 
 def orthogonal_limit(a: Operand) -> float:
-    """``8 eps (1 + sqrt(ops))``: three times what QR, reflectors, rotations and rounding leave."""
-    return 8 * eps_of(a) * (1 + math.sqrt(operations(a)))
+    """``8 eps (1 + sqrt(ops))``: three times what QR, reflectors, rotations and rounding leave.
+
+    Half and bfloat16 matrices are computed in float32, so eps is that of float32; rounding the entries of an exact Q
+    to half adds at most half's eps (.3 of it, whatever n is), and two of these are allowed.
+    """
+    dtype = a.dtype or torch.get_default_dtype()
+    half = dtype.is_floating_point and dtype.itemsize == 2
+    eps = torch.finfo(torch.float32).eps if half else eps_of(a)
+    return 8 * eps * (1 + math.sqrt(operations(a))) + (2 * torch.finfo(dtype).eps if half else 0.0)
 
 
 def worst(values: torch.Tensor) -> tuple[float, dict[str, Any]]:
@@ -58,7 +65,7 @@ def orthogonality_error(
     """``||A^H A - I||_F / sqrt(n)``, the largest of a batch; of columns for a tall matrix, of rows for a wide one.
 
     Of a square matrix ``A A^H - I`` has the same norm. The tolerance is ``8 eps (1 + sqrt(ops))``, ops = reflectors,
-    layers, or ``(log2 n)^2 / 4``.
+    layers, or ``(log2 n)^2 / 4``; of half and bfloat16 that of float32 and two roundings more, whatever n is.
 
     A tensor, and a Matrix of at most 2^20 entries, is formed and measured in float64. Of a larger one, or with
     ``probes`` = k given, ``E z = A^H A z - z`` is formed for k (10) Gaussian vectors: the value estimates the same
