@@ -22,12 +22,11 @@ def _numbers(*shape: int, dtype: torch.dtype = F32, seed: int = 0) -> torch.Tens
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64).to(dtype)
 
 
-# Types whose products are one operation of ours; expressions round between their parts, dense and low rank follow
-# torch.matmul.
+# Types whose products are one operation of ours; expressions round between their parts, dense follows torch.matmul.
 ONCE = [
     e
     for e in EXAMPLES
-    if e.type in (sm.Diagonal, sm.Circulant, sm.Toeplitz, sm.SymmetricToeplitz, sm.HouseholderProduct)
+    if e.type in (sm.Diagonal, sm.Circulant, sm.Toeplitz, sm.SymmetricToeplitz, sm.HouseholderProduct, sm.LowRank)
 ]
 ONCE = [e for e in ONCE if torch.bfloat16 in e.dtypes]
 

@@ -49,20 +49,21 @@ class LowRank(Matrix):
 
     def linear(self, x: torch.Tensor) -> torch.Tensor:
         left, right = self.left, self.right
-        if left.dtype != x.dtype:
-            common = torch.promote_types(left.dtype, x.dtype)
-            left, right, x = left.to(common), right.to(common), x.to(common)
+        out = torch.promote_types(left.dtype, x.dtype)
+        wide = backend.compute_dtype(out)  # of half entries: rounded once, at the end
+        left, right, x = left.to(wide), right.to(wide), x.to(wide)
         lone = x.ndim == 1 and (
             left.ndim > 2 or right.ndim > 2
         )  # one row meets a batch: matmul would read (b, r) as rows
-        y = torch.matmul(torch.matmul(x[None] if lone else x, right), left.mT)
+        y = torch.matmul(torch.matmul(x[None] if lone else x, right), left.mT).to(out)
         return y[..., 0, :] if lone else y
 
     def transpose(self) -> Matrix:
         return LowRank(self.right, self.left)
 
     def to_dense(self) -> torch.Tensor:
-        return self.left @ self.right.mT
+        wide = backend.compute_dtype(self.left.dtype)  # more range: on some devices half is summed in half
+        return (self.left.to(wide) @ self.right.mT.to(wide)).to(self.left.dtype)
 
     def _properties(self) -> Claims:
         return Claims(frozenset(), int(self.left.shape[-1]), {})
