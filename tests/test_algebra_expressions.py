@@ -81,3 +81,15 @@ def test_factors_and_terms_that_meet_are_closed() -> None:
         check(result, dense, 50 * 5**2)
     kept = (q + c).assume(Claim.SYMMETRIC)
     assert [type(part) for part in (kept + f).terms] == [sm.Sum, sm.Circulant]  # what was vouched for stays whole
+
+
+def test_what_is_prepared_inside_an_expression() -> None:
+    a, b = sm.Circulant(numbers(6)), sm.Toeplitz(numbers(11, seed=1), 6)
+    for whole in (sm.Product((a, b)), b * torch.tensor(2.0, dtype=F64), sm.Product((sm.Diagonal(numbers(6)), a))):
+        ready = whole.prepare()
+        assert "Prepared" in repr(ready) and ready.claims == whole.claims
+        x = numbers(3, 6, seed=2)
+        assert float((ready.linear(x) - x @ dense_of(whole).mT).abs().max()) <= 1e-13
+        assert float((ready.mT.linear(x) - x @ dense_of(whole)).abs().max()) <= 1e-13
+    plain = sm.Product((sm.Diagonal(numbers(6)), sm.Dense(numbers(6, 6))))
+    assert plain.prepare() is plain

@@ -87,6 +87,11 @@ class Product(Matrix):
     def conj(self) -> Matrix:
         return Product(tuple(f.conj() for f in self.factors))
 
+    def prepare(self) -> Matrix:
+        """Each factor prepared."""
+        parts = tuple(f.prepare() for f in self.factors)
+        return self if all(p is f for p, f in zip(parts, self.factors, strict=True)) else Product(parts)
+
     def inv(self) -> Matrix:
         if all(f.shape[-2] == f.shape[-1] for f in self.factors):
             return Product(tuple(f.inv() for f in reversed(self.factors)))
@@ -175,6 +180,11 @@ class Scaled(Matrix):
 
     def conj(self) -> Matrix:
         return Scaled(self.matrix.conj(), _conj(self.scale))
+
+    def prepare(self) -> Matrix:
+        """The matrix prepared, the scale beside it."""
+        inner = self.matrix.prepare()
+        return self if inner is self.matrix else Scaled(inner, self.scale)
 
     def inv(self) -> Matrix:
         if not isinstance(self.scale, torch.Tensor) and self.scale == 0:
