@@ -13,7 +13,7 @@ from structmat import matrix as _matrix
 from structmat._progress import ProgressBar
 from structmat._shell import require_square
 from structmat.construct import entries_of
-from structmat.errors import SolveError
+from structmat.errors import ShapeError, SolveError
 from structmat.functional.qr import householder_qr
 from structmat.linalg_operator import as_linear_operator, from_linear_operator
 from structmat.linalg_spectra import hermitian_eigvals, polar_factors, sum_norm
@@ -191,10 +191,15 @@ def norm(A: Any, ord: str | float | None = None) -> torch.Tensor:
     """The matrix norm of ``torch.linalg.matrix_norm``: Frobenius (None, "fro"), nuclear ("nuc"), the largest or least
     singular value (2, -2), column sum (1, -1) or row sum (inf, -inf) of absolute values.
 
-    Sums cost n products in blocks where the type has no shorter way; singular values those of ``svdvals``.
+    Sums cost n products in blocks where the type has no shorter way; singular values those of ``svdvals``. Of a matrix
+    without entries 0; ShapeError for the least of nothing.
     """
     a = _as(A)
     if ord is None or ord == "fro":
+        return a.norm()
+    if 0 in a.shape[-2:] and ord in (*_NORMS, 2, -2, "nuc"):
+        if ord in (-1, -2, -float("inf")):
+            raise ShapeError(f"norm({a!r}, ord={ord!r}): a matrix without entries has no least one")
         return a.norm()
     if ord in (2, -2):
         return a.svdvals()[..., 0 if ord == 2 else -1]
@@ -206,8 +211,11 @@ def norm(A: Any, ord: str | float | None = None) -> torch.Tensor:
 
 
 def cond(A: Any, p: str | float | None = None) -> torch.Tensor:
-    """``sigma_1 / sigma_n`` (p None or 2), its inverse (-2), or ``norm(A, p) norm(A^-1, p)``; inf for a singular A."""
+    """``sigma_1 / sigma_n`` (p None or 2), its inverse (-2), or ``norm(A, p) norm(A^-1, p)``; inf for a singular A,
+    0 for one without entries."""
     a = _as(A)
+    if 0 in a.shape[-2:]:
+        return a.norm()
     if p in (None, 2, -2):
         s = a.svdvals()
         return s[..., 0] / s[..., -1] if p != -2 else s[..., -1] / s[..., 0]

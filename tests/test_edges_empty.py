@@ -244,3 +244,14 @@ def test_transforms_of_nothing() -> None:
     assert not none.any() and none.dtype == F64
     none.sum().backward()
     assert poisoned.grad is not None and not poisoned.grad.any()
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (2, 3, 0)], ids=str)
+def test_norms_and_conditions_of_nothing(shape: tuple[int, ...]) -> None:
+    a = sm.Dense(torch.zeros(shape, dtype=F64))
+    for order in (None, "fro", "nuc", 1, 2, math.inf):
+        assert torch.equal(sm.linalg.norm(a, order), torch.zeros(shape[:-2], dtype=F64))
+    assert torch.equal(sm.linalg.cond(a), torch.zeros(shape[:-2], dtype=F64))
+    for order in (-1, -2, -math.inf):
+        with pytest.raises(sm.ShapeError, match="a matrix without entries has no least one"):
+            sm.linalg.norm(a, order)
