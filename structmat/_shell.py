@@ -75,10 +75,27 @@ def as_entries(dense: Any, place: str | Place) -> torch.Tensor:
 
 
 def check_makers(cls: type) -> None:
-    """Put ``as_entries`` before the class methods ``from_dense(dense, ...)`` and ``nearest(dense, ...)`` of a type."""
+    """Put ``as_entries`` before the class methods ``from_dense(dense, ...)`` and ``nearest(dense, ...)`` of a type,
+    and a look at ``dtype`` before ``random``."""
     for name in ("from_dense", "nearest"):
         if isinstance(cls.__dict__.get(name), classmethod):
             setattr(cls, name, _takes_entries(name, cls.__dict__[name]))
+    if isinstance(cls.__dict__.get("random"), classmethod):
+        cls.random = _draws_numbers(cls.__dict__["random"])  # type: ignore[attr-defined]
+
+
+def _draws_numbers(method: Any) -> Any:
+    """``random(..., dtype=...)`` that refuses integers by name."""
+    core = method.__func__
+
+    @functools.wraps(core)
+    def checked(cls: type, *arguments: Any, **options: Any) -> Any:
+        dtype = options.get("dtype")
+        if isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex):
+            raise DtypeError(f"{cls.__name__}.random(dtype={dtype}): entries are floating point or complex")
+        return core(cls, *arguments, **options)
+
+    return classmethod(checked)
 
 
 def _takes_entries(name: str, method: Any) -> Any:

@@ -179,7 +179,8 @@ class Value:
 
     @property
     def numel_stored(self) -> int:
-        """How many numbers the value stores (index fields included)."""
+        """How many numbers the tensors of the value hold (index fields included; static numbers, as the 2 of
+        ``2.0 * Identity(n)``, are none of them)."""
         return sum(t.numel() for t in self.tensors())
 
 

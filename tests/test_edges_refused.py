@@ -187,3 +187,21 @@ def test_from_dense_refuses_another_matrix_with_its_distance(kind: Any, options:
     with pytest.raises(sm.NotStructuredError, match=rf"{kind.__name__}\.from_dense") as caught:
         kind.from_dense(_numbers(6, 6), **options)
     assert caught.value.distance > 1e-3
+
+
+DRAWN = [
+    sm.Circulant,
+    sm.Toeplitz,
+    sm.Diagonal,
+    sm.LowRank,
+    sm.Banded,
+    sm.HouseholderProduct,
+    sm.GivensProduct,
+    sm.Butterfly,
+]
+
+
+@pytest.mark.parametrize("kind", DRAWN, ids=lambda t: t.__name__)
+def test_random_integers_are_refused(kind: Any) -> None:
+    with pytest.raises(sm.DtypeError, match=rf"{kind.__name__}.random\(dtype=torch.int64\)"):
+        kind.random(4, dtype=torch.int64)
