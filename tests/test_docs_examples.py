@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -58,6 +59,17 @@ def test_a_result_is_kept_until_the_program_changes(extension: ModuleType, tmp_p
     assert (folder / "a_plot.png").read_bytes() == b"picture"
     program.write_text(PROGRAM + "print('more')\n")
     assert extension.run(program, folder, ROOT) == "run 2\nmore\n"
+
+
+def test_two_builds_at_once(extension: ModuleType, tmp_path: Path) -> None:
+    """Each runs in a folder of its own; whoever is last leaves a whole result, and nothing else is left."""
+    program, folder = tmp_path / "small.py", tmp_path / "examples" / "kept"
+    program.write_text(PROGRAM + "import time; time.sleep(0.3)\n")
+    with ThreadPoolExecutor(2) as pool:
+        texts = list(pool.map(lambda _: extension.run(program, folder, ROOT), range(2)))
+    assert all(text.startswith("run") for text in texts)
+    assert sorted(p.name for p in folder.iterdir()) == ["a_plot.png", "key", "printed.txt"]
+    assert [p.name for p in folder.parent.iterdir()] == ["kept"]
 
 
 @pytest.mark.parametrize(

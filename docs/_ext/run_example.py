@@ -7,11 +7,12 @@ same. A program that fails, or prints nothing, stops the build.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,8 +53,26 @@ def run(program: Path, folder: Path, root: Path) -> str:
     key, stamp, printed = key_of(program, root), folder / "key", folder / "printed.txt"
     if stamp.is_file() and stamp.read_text() == key and printed.is_file():
         return printed.read_text()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:  # two builds may meet
+        fresh = Path(made) / folder.name
+        fresh.mkdir()
+        text = printed_by(program, fresh, root)
+        (fresh / "printed.txt").write_text(text)
+        (fresh / "key").write_text(key)
+        if folder.exists():
+            with contextlib.suppress(FileNotFoundError):  # the other build has moved it away
+                folder.rename(Path(made) / "old")
+        try:
+            fresh.rename(folder)
+        except OSError:  # the other build has put its own there
+            if not stamp.is_file():
+                raise
+    return text
+
+
+def printed_by(program: Path, folder: Path, root: Path) -> str:
+    """Run the program, which writes its pictures into the folder; what it printed."""
     paths = [str(root), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "MPLBACKEND": "Agg"}
     environment["OMP_NUM_THREADS"] = "1"  # small matrices: on a busy machine two threads wait for each other
@@ -67,8 +86,6 @@ def run(program: Path, folder: Path, root: Path) -> str:
     if done.returncode != 0 or not done.stdout.strip():
         what = f"ended with code {done.returncode}" if done.returncode else "printed nothing"
         raise ExtensionError(f"run-example {program.name}: {what}\n{done.stderr[-3000:]}")
-    printed.write_text(done.stdout)
-    stamp.write_text(key)  # last: an interrupted run leaves no stamp
     return done.stdout
 
 
