@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from structmat import backend
+from structmat.functional.launched import RotateKernel
 from structmat.functional.transforms import largest, nothing
 
 __all__ = ["block_of", "block_size", "blocks", "reflect", "rotate_rows", "wy_factor"]
@@ -80,7 +81,7 @@ def blocks(vectors: torch.Tensor, phases: torch.Tensor | None) -> list[tuple[tor
         vectors = vectors.to(backend.complex_of(vectors.dtype)).expand(*lead, *vectors.shape[-2:])
     size = block_of(vectors.shape[-2], vectors.shape[-1])
     full = vectors.shape[-2] // size * size
-    pieces = []
+    pieces: list[tuple[torch.Tensor, torch.Tensor]] = []
     if full:  # their T side by side: a batch costs little more than one
         v = vectors[..., :full, :].unflatten(-2, (-1, size))
         p = None if phases is None else phases[..., :full].unflatten(-1, (-1, size))
@@ -107,9 +108,11 @@ def rotate_rows(x: torch.Tensor, vectors: torch.Tensor, phases: torch.Tensor | N
         v = vectors.to(wide if vectors.is_complex() else backend.real_of(wide))
         p = None if phases is None else phases.to(backend.real_of(wide))
         if p is None and _one_real_block(x, v):
-            backend.demand("householder_product", x, v)
-            rows = x.to(wide).reshape(-1, x.shape[-1])
-            return _Rotate.apply(rows, v).reshape(x.shape).to(out)
+            kernels = backend.kernel("householder_product", x, v, dtype=out, module="householder")
+            if kernels is not None:
+                rows = x.to(out).reshape(-1, x.shape[-1])
+                return RotateKernel.apply(rows, v, _scale_of(v), kernels, _rotate_gradients).reshape(x.shape)
+            return _Rotate.apply(x.to(wide).reshape(-1, x.shape[-1]), v).reshape(x.shape).to(out)
         return apply_blocks(x.to(wide), blocks(v, p)).to(out)
 
 
