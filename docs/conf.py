@@ -13,7 +13,10 @@ author = "the structmat contributors"
 project_copyright = "the structmat contributors, Apache-2.0"
 version = release = structmat.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "readable_docstrings", "type_table", "api_modules", "run_example"]
+extensions = [
+    *("myst_parser", "sphinx.ext.autodoc", "readable_docstrings", "type_table", "adapter_table", "api_modules"),
+    "run_example",
+]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

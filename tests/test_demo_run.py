@@ -1,4 +1,7 @@
-"""The demo's rows from start to end on a toy encoder: trained, saved, loaded, merged, reported. No download."""
+"""The demo's rows from start to end on a toy encoder: trained, saved, loaded, merged, reported. No download.
+
+The part on digits runs as it is, for fewer epochs.
+"""
 
 import json
 from dataclasses import replace
@@ -7,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from adapt_text import methods, model, report, train, verify
+from adapt_text import digits, methods, model, report, train, verify
 from adapt_text.data import Example, Split
 from torch import Tensor, nn
 
@@ -69,14 +72,15 @@ def test_every_row_runs_to_the_end_and_repeats(bench: verify.Bench, row: methods
     assert replace(first, seconds_per_step=0.0) == replace(again, seconds_per_step=0.0)
     assert first.reload_difference == 0.0
     assert first.head_parameters == 2 * WIDTH + 2
-    expected = {"head": 0, "lora": 4 * 2 * 8 * WIDTH, "hra": 4 * 8 * WIDTH, "circulant": 4 * WIDTH}
-    expected["toeplitz"] = 4 * (2 * WIDTH - 1)
+    per_layer = {"head": 0, "lora": 2 * 8 * WIDTH, "hra": 8 * WIDTH, "boft": 2 * WIDTH * 7 // 2 + WIDTH}
+    per_layer |= {"circulant": WIDTH, "toeplitz": 2 * WIDTH - 1, "ldr": 2 * WIDTH}
+    expected = {name: 4 * count for name, count in per_layer.items()}
     assert first.adapter_parameters == expected[row.name]
     assert first.saved_bytes >= 4 * first.parameters
-    assert (first.orthogonality_error is not None) == (row.name == "hra")
+    assert (first.orthogonality_error is not None) == (row.name in ("hra", "boft"))
     assert (first.merge_difference is not None) == (row.name != "head")
     if first.orthogonality_error is not None:
-        assert first.orthogonality_error <= 8 * torch.finfo(torch.float32).eps * (1 + 8**0.5)  # 8 reflectors
+        assert first.orthogonality_error <= 8 * torch.finfo(torch.float32).eps * (1 + 8**0.5)  # 8 reflectors, 2 factors
     if first.merge_difference is not None:
         assert first.merge_difference <= 1e-5 * max(1.0, first.largest_logit)
 
@@ -120,14 +124,22 @@ def test_batches_visit_every_row_once_an_epoch_and_repeat_for_a_seed() -> None:
     assert [next(other) for _ in range(7)] != epoch
 
 
-def test_the_chosen_rates_come_from_one_grid() -> None:
-    assert [row.name for row in methods.ROWS] == ["head", "lora", "hra", "circulant", "toeplitz"]
+def test_one_rate_of_the_grid_serves_every_row() -> None:
+    assert [row.name for row in methods.ROWS] == ["head", "lora", "hra", "boft", "circulant", "toeplitz", "ldr"]
     assert len(set(methods.GRID)) == len(methods.GRID) >= 3
-    assert all(row.rate in methods.GRID for row in methods.ROWS)
+    assert {row.rate for row in methods.ROWS} == {methods.RATE}
+    assert methods.RATE in methods.GRID
+
+
+def test_the_second_part_is_called_by_a_name_of_its_own() -> None:
+    assert methods.choose([methods.DIGITS]) == []
+    assert [row.name for row in methods.choose([methods.DIGITS, "hra"])] == ["hra"]
 
 
 def test_unknown_rows_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="--methods: 'dora' is none of head, lora, hra, circulant, toeplitz"):
+    with pytest.raises(
+        ValueError, match="--methods: 'dora' is none of head, lora, hra, boft, circulant, toeplitz, ldr, flora"
+    ):
         methods.choose(["lora", "dora"])
 
 
@@ -159,3 +171,37 @@ def test_report_is_aligned_and_complete(tmp_path: Path) -> None:
     assert stored["results"][0]["merge_difference"] is None
     report.plot(tmp_path / "p.png", [plain, turned], "two rows")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_digits_are_split_in_halves_without_overlap() -> None:
+    pytest.importorskip("sklearn", reason="optional package sklearn is not installed")
+    old, new = digits.pictures(range(5)), digits.pictures(range(5, 10))
+    for part in (old, new):
+        assert part.train.shape[1:] == part.test.shape[1:] == (1, 8, 8)
+        assert part.train_labels.unique().tolist() == part.test_labels.unique().tolist() == [0, 1, 2, 3, 4]
+        counts = part.train_labels.bincount() - part.test_labels.bincount()
+        assert ((counts == 0) | (counts == 1)).all()
+    assert sum(len(part.train) + len(part.test) for part in (old, new)) == 1797
+
+
+def test_every_row_on_digits_runs_to_the_end_and_repeats(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="optional package sklearn is not installed")
+    pretrained = digits.pretrain(epochs=2)
+    results = [digits.measure(row, pretrained, tmp_path / row.name, epochs=2) for row in digits.ROWS]
+    flora = next(row for row in digits.ROWS if row.name == "digits_flora")
+    assert digits.measure(flora, pretrained, tmp_path / "again", epochs=2) == results[digits.ROWS.index(flora)]
+    head, lora, tucker, whole = results
+    assert head.parameters == 32 * 5 + 5
+    # conv2 (32 of 16) and conv3 (32 of 32), kernels of 3 x 3
+    assert lora.parameters - head.parameters == 4 * (32 + 9 * 16) + 4 * (32 + 9 * 32)
+    assert tucker.parameters - head.parameters == 2 * (8 * 8 * 9 + 9 + 9) + 8 * (32 + 16) + 8 * (32 + 32)
+    assert whole.parameters == sum(p.numel() for p in pretrained.parameters())
+    assert len({result.before for result in results}) == 1  # every adapter starts as the identity
+    for result in (lora, tucker):
+        assert result.merge_difference is not None and result.merge_difference <= 1e-4
+        assert result.old_digits == digits.accuracy(
+            digits.logits(pretrained, digits.pictures(range(5))), digits.pictures(range(5))
+        )
+    assert len({len(line) for line in digits.table(results).splitlines()}) == 1
+    report.write_json(tmp_path / "r.json", [], {}, results)
+    assert json.loads((tmp_path / "r.json").read_text())["digits"][2]["after"] == tucker.after

