@@ -47,7 +47,7 @@ class StructmatLayer(nn.Module, _tuners.BaseTunerLayer):  # type: ignore[misc, n
     Args:
         base_layer: a layer of any kind that structmat adapts; of a quantised one the weight is never read.
         key: its name in the model, for errors.
-        backend: how PEFT reads and writes a quantised weight, or None.
+        requantise: what PEFT needs to write a weight of torchao back, or None.
         reader: the class of the module around it if that reads ``weight`` instead of calling it (torch's attention),
             so that ``weight`` is the adapted one, formed when it is read.
     Raises: StructureError, ValueError, DtypeError or ShapeError if the layer or the method does not fit, before
@@ -67,7 +67,7 @@ class StructmatLayer(nn.Module, _tuners.BaseTunerLayer):  # type: ignore[misc, n
         adapter_name: str,
         config: StructmatConfig,
         key: str,
-        backend: Any = None,
+        requantise: Any = None,
         reader: type[nn.Module] | None = None,
     ) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class StructmatLayer(nn.Module, _tuners.BaseTunerLayer):  # type: ignore[misc, n
         self.kind = kind_named(slot.target.kind)
         self.key = key
         self.prefix = prefix_of(config.short)
-        self.quantization_backend = backend
+        self.requantise = requantise
         self.reader = reader
         self.methods: dict[str, tuple[Method, Target]] = {}
         self.scaling: dict[str, float] = {}

@@ -2,30 +2,46 @@
 
 import copy
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from structmat._optional import need
 from structmat.adapters import folding
 from structmat.errors import StructureError
 
 if TYPE_CHECKING:
     from structmat.adapters.peft.layer import StructmatLayer
 
-__all__ = ["matrix", "merge", "unmerge"]
+__all__ = ["backend", "matrix", "merge", "unmerge"]
+
+try:  # peft 0.20 and later
+    _resolve = need("peft.utils.quantization_utils", "peft").resolve_quantization_backend
+except ImportError:
+    _resolve = None
 
 
 def matrix(layer: "StructmatLayer") -> torch.Tensor:
-    """The frozen weight as a matrix ``(out_features, columns)``, also while merged; a quantised one dequantised."""
+    """The frozen weight as a matrix ``(out_features, columns)``, also while merged; a quantised one as the layer gives
+    it, which is never read.
+    """
     if layer.kind.reads_weight:
         weight = layer.kept[0] if layer.kept else layer.base_layer.weight
         return layer.kind.matrix(layer.base_layer, weight)  # type: ignore[arg-type]
+    return layer.kind.dense(layer.kept_layer[0] if layer.kept_layer else layer.base_layer)  # type: ignore[attr-defined]
+
+
+def backend(layer: "StructmatLayer") -> Any:
+    """How this peft reads and writes the quantised weight of a layer; None if it cannot."""
+    if _resolve is None:
+        return None
     base = layer.kept_layer[0] if layer.kept_layer else layer.base_layer
-    if layer.quantization_backend is not None and layer.quantization_backend.supports_merge:
-        found: torch.Tensor = layer.quantization_backend.get_base_weight(base)
-        return found
-    return layer.kind.dense(base)  # type: ignore[attr-defined]
+    try:
+        found = _resolve(base, get_apply_tensor_subclass=layer.requantise)
+    except ValueError:  # torchao in a model that transformers did not quantise
+        return None
+    return found if found is not None and found.supports_merge else None
 
 
 def merge(layer: "StructmatLayer", fresh: list[str], safe: bool) -> None:
@@ -63,13 +79,13 @@ def _merge_plain(layer: "StructmatLayer", names: list[str], safe: bool) -> None:
 
 
 def _merge_quantised(layer: "StructmatLayer", names: list[str], safe: bool) -> None:
-    backend = layer.quantization_backend
-    if backend is None or not backend.supports_merge:
+    quantised = backend(layer)
+    if quantised is None:
         raise StructureError(
             f"merge: {layer.key!r} is a {type(layer.base_layer).__name__}, which this peft cannot dequantise and write "
             "back; serve it unmerged, or use structmat.adapters.attach and merge(dequantise=True)"
         )
-    dense = matrix(layer)
+    dense = quantised.get_base_weight(layer.kept_layer[0] if layer.kept_layer else layer.base_layer)
     with folding.full_precision(dense.device.type):
         merged = folding.fold(dense, layer.chain(names)).to(dense.dtype)
     if safe and not torch.isfinite(merged).all():
@@ -77,7 +93,7 @@ def _merge_quantised(layer: "StructmatLayer", names: list[str], safe: bool) -> N
     if not layer.kept_layer:
         layer.kept_layer = [layer.base_layer]
     layer.base_layer = copy.deepcopy(layer.kept_layer[0])  # the backend writes over it
-    backend.set_base_weight(layer, merged)
+    quantised.set_base_weight(layer, merged)
 
 
 def _broken(layer: "StructmatLayer", names: list[str]) -> ValueError:

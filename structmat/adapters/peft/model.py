@@ -37,10 +37,6 @@ __all__ = [
 _tuners = need("peft.tuners.tuners_utils", "peft")
 _utils = need("peft.utils", "peft")
 _other = need("peft.utils.other", "peft")
-try:  # peft 0.20 and later
-    _resolve = need("peft.utils.quantization_utils", "peft").resolve_quantization_backend
-except ImportError:
-    _resolve = None
 
 
 class StructmatModel(_tuners.BaseTuner):  # type: ignore[misc, name-defined]
@@ -74,24 +70,18 @@ class StructmatModel(_tuners.BaseTuner):  # type: ignore[misc, name-defined]
             adapter_name,
             peft_config,
             current_key,
-            self._backend(target),
+            self._requantise(),
             type(parent) if isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer)) else None,
         )
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
-    def _backend(self, layer: nn.Module) -> Any:
-        """How PEFT reads and writes the weight of a quantised layer; None if it does not know."""
-        if _resolve is None:
-            return None
+    def _requantise(self) -> Any:
+        """How a model that torchao quantised for transformers quantises a weight again; None for others."""
         try:
-            apply = operator.attrgetter("hf_quantizer.quantization_config.get_apply_tensor_subclass")(self.model)
+            return operator.attrgetter("hf_quantizer.quantization_config.get_apply_tensor_subclass")(self.model)
         except AttributeError:
-            apply = None
-        try:
-            return _resolve(layer, get_apply_tensor_subclass=apply)
-        except ValueError:  # torchao in a model that transformers did not quantise: it runs, it cannot be written back
             return None
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
