@@ -7,12 +7,14 @@ the layer returns, after all others.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 
+from structmat.adapters import lean
 from structmat.adapters.method import Add, Compose, Parts, Residual, Update
 from structmat.matrix import Matrix
 from structmat.types.low_rank import LowRank
@@ -121,12 +123,18 @@ def split(chain: Sequence[Update]) -> tuple[list[Update], list[Residual]]:
 def finish(residuals: Sequence[Residual], y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The layer's output after its residual updates, ``y + act(y M^T) + bias`` one after the other."""
     for update in residuals:
-        inner = update.activation(_rows(update.matrix, y, dtype))
+        wide = y.to(dtype)
+        with full_precision(y.device.type), lean.narrow(y, wide):
+            inner = lean.recomputed(functools.partial(_activated, update), wide)
         bias = update.bias
         if isinstance(bias, torch.Tensor) and bias.ndim > 1:  # one for each row of a batch
             bias = bias.reshape(bias.shape[0], *(1,) * (y.ndim - 2), bias.shape[-1])
         y = (y.to(dtype) + inner + bias).to(y.dtype)
     return y
+
+
+def _activated(update: Residual, y: torch.Tensor) -> torch.Tensor:
+    return update.activation(update.matrix.linear(y))
 
 
 def run(chain: Sequence[Update], x: torch.Tensor, base: Base, dtype: torch.dtype) -> torch.Tensor:
@@ -191,11 +199,9 @@ def _within(rest: Sequence[Update], base: Base, dtype: torch.dtype, start: int, 
 
 def _rows(matrix: Matrix, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``x A^T`` for any number of leading axes."""
-    x = x.to(dtype)
-    if torch.is_autocast_enabled(x.device.type):
-        with full_precision(x.device.type):
-            return matrix.linear(x)
-    return matrix.linear(x)
+    wide = x.to(dtype)
+    with full_precision(x.device.type), lean.narrow(x, wide):
+        return lean.recomputed(matrix.linear, wide) if lean.passes(matrix) else matrix.linear(wide)
 
 
 def columns(matrix: Matrix, index: torch.Tensor) -> torch.Tensor:

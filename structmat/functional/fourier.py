@@ -30,6 +30,7 @@ __all__ = ["Geometry", "convolve", "convolve_transposed", "good_length", "is_smo
 
 Array = numpy.ndarray[Any, numpy.dtype[Any]]
 
+_KEPT = 1 << 20  # numbers of a spectrum up to which the backward pass keeps it; larger ones are computed again
 _FEW_ROWS, _SHORT = 16, 512  # on CPU, fewer rows than this and longer than that: scipy's cached plans beat torch.fft
 
 
@@ -59,7 +60,8 @@ def convolve(a: torch.Tensor, x: torch.Tensor, geometry: Geometry) -> torch.Tens
     """``y = a * x`` by FFT: a ``(*batch_a, len a)``, x ``(*batch_x, len x)`` -> ``(*broadcast, len y)``.
 
     Real or complex; half and bfloat16 are carried out in float32. Cost: three transforms of length N per row, those
-    of ``a`` shared by the rows it broadcasts over; the spectra are kept for the backward pass.
+    of ``a`` shared by the rows it broadcasts over. The backward pass keeps the inputs, and spectra of up to 8 MB in
+    float64.
     """
     out = torch.promote_types(a.dtype, x.dtype)
     wide = backend.compute_dtype(out)
@@ -276,8 +278,8 @@ class _Convolution(torch.autograd.Function):
 
 
 class _KeepingSpectra(torch.autograd.Function):
-    """The form for plain reverse mode: keeps both spectra for the first backward pass, which then needs one transform
-    less per vector; higher orders start from the inputs again.
+    """The form for plain reverse mode: keeps both spectra, unless large, for the first backward pass, which then needs
+    one transform less per vector; higher orders start from the inputs again.
 
     Without ``setup_context``, which no transform needs here: torch inspects the signature of such a Function at every
     call, which costs more than a short transform.
@@ -288,7 +290,7 @@ class _KeepingSpectra(torch.autograd.Function):
         with backend.full_precision(u.device):
             y, fu, fv = _plain(u, v, job)
         ctx.job = job
-        ctx.save_for_backward(u, v, fu, fv)
+        ctx.save_for_backward(u, v, *(f if 2 * f.numel() <= _KEPT else None for f in (fu, fv)))
         return y
 
     @staticmethod
@@ -311,7 +313,9 @@ def _gradients(job: _Job, u: Any, v: Any, spectra: Any, grad: Any, needed: Any) 
             target = _Job(names[mine], g, tuple((u, v)[mine].shape[:-1]))
             other_first = names[1 - mine] < job.role  # arguments go in in the alphabetic order of their roles
             if kept:
-                pair = (spectra[1 - mine], hat) if other_first else (hat, spectra[1 - mine])
+                other = spectra[1 - mine]
+                other = _analyse(names[1 - mine], (u, v)[1 - mine], g) if other is None else other
+                pair = (other, hat) if other_first else (hat, other)
                 grads[mine] = _synthesise(target, _combine(target.role, *pair), not u.is_complex())
             else:
                 one, two = ((u, v)[1 - mine], grad) if other_first else (grad, (u, v)[1 - mine])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from structmat.adapters import folding
+from structmat.adapters import folding, lean
 from structmat.adapters.kinds.base import Kind, Sizes, stored
 from structmat.adapters.method import Add, Update
 from structmat.types.tucker import Tucker
@@ -53,9 +53,10 @@ class _Conv(Kind):
         if len(deltas) < len(chain) or not all(_in_layout(layer, u.matrix) for u in deltas):
             return super().forward(layer, x, chain, dtype, rest, options)
         y: torch.Tensor = layer(x)
-        with folding.full_precision(x.device.type):
+        wide = x.to(dtype)
+        with folding.full_precision(x.device.type), lean.narrow(x, wide):
             for update in deltas:
-                delta = _tucker(layer, update.matrix, x.to(dtype))  # type: ignore[arg-type]
+                delta = _tucker(layer, update.matrix, wide)  # type: ignore[arg-type]
                 y = y + (update.scale * delta).to(y.dtype)
         return y
 
