@@ -23,11 +23,14 @@ from structmat.adapters.convert import to_lora
 from structmat.adapters.experiment import Delta, Rotation
 from structmat.adapters.flora import FLoRA
 from structmat.adapters.hra import HRA
+from structmat.adapters.importing_lycoris import from_lycoris
+from structmat.adapters.importing_peft import from_peft
+from structmat.adapters.importing_writing import to_peft
 from structmat.adapters.lora import LoRA
 from structmat.adapters.merge import merge, unmerge
 from structmat.adapters.method import Add, Compose, Method, Parts, Residual, State, Target, Update, register
 from structmat.adapters.parts import OnRows
-from structmat.adapters.report import inspect
+from structmat.adapters.report import explain, inspect
 from structmat.adapters.surm import SURM
 
 __all__ = [
@@ -54,6 +57,9 @@ __all__ = [
     "attach",
     "detach",
     "disabled",
+    "explain",
+    "from_lycoris",
+    "from_peft",
     "inspect",
     "load",
     "merge",
@@ -64,6 +70,7 @@ __all__ = [
     "save",
     "stack",
     "to_lora",
+    "to_peft",
     "trainable_parameters",
     "unmerge",
 ]

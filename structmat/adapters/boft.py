@@ -140,6 +140,8 @@ class BOFT:
     def __post_init__(self) -> None:
         _integer("BOFT", "block", self.block, 2)
         _integer("BOFT", "factors", self.factors, 1)
+        if self.factors > 64:
+            raise ValueError(f"BOFT: factors above 64 fit no layer, got {self.factors}")
         chances = self.dropout if isinstance(self.dropout, tuple) else (self.dropout,)
         for p in chances:
             if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1 or len(chances) > 2:

@@ -27,13 +27,14 @@ from structmat.adapters.report import Attached
 from structmat.adapters.tree import adapted, parameters_by_name, roster_of, selected_names
 from structmat.errors import CheckpointError
 
-__all__ = ["FORMAT", "JSON_LIMIT", "VERSION", "load", "opened", "read_object", "save", "write_file"]
+__all__ = ["FORMAT", "JSON_LIMIT", "VERSION", "load", "opened", "read_object", "refusing", "save", "write_file"]
 
 FORMAT = "structmat.adapters"
 VERSION = 1
 JSON_FILE = "adapters.json"
 TENSOR_FILE = "adapters.safetensors"
 JSON_LIMIT = 16 * 2**20
+LONGEST_ERROR = 2000
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 _NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"} | {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"
@@ -95,10 +96,11 @@ def load(
         ValueError for a name that is taken. The model is not changed then.
     """
     folder = Path(directory)
-    document = _read_json(folder / JSON_FILE)
-    plan = plan_load(model, document, name)
-    tensors = _read_tensors(folder / TENSOR_FILE, plan)
-    planned = plan.build(tensors)
+    with refusing():
+        document = _read_json(folder / JSON_FILE)
+        plan = plan_load(model, document, name)
+        tensors = _read_tensors(folder / TENSOR_FILE, plan)
+        planned = plan.build(tensors)
     names = tuple(planned)
     extras = {one: plan.extras[one] for one in names}
     reports = commit(model, planned, extras, trainable=names if trainable else (), active=plan.active)
@@ -152,6 +154,18 @@ def write_file(place: Path, write: Callable[[str], object]) -> None:
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Errors about a file quote it, and are cut where what they quote has no end."""
+    try:
+        yield
+    except CheckpointError as error:
+        said = str(error)
+        if len(said) <= LONGEST_ERROR:
+            raise
+        raise CheckpointError(f"{said[: LONGEST_ERROR - 4]} ...") from None
 
 
 def read_object(place: Path) -> Any:

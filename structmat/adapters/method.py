@@ -253,12 +253,14 @@ def near(wanted: str, known: Iterable[str], limit: int = 5) -> str:
 
 def uniform(shape: tuple[int, ...], bound: float, target: Target, generator: torch.Generator | None) -> torch.Tensor:
     """Uniform numbers in ``[-bound, bound]`` for a layer; one seed gives the same numbers on every device."""
-    return _drawn(shape, target, generator).uniform_(-bound, bound, generator=generator).to(target.device)
+    empty = _drawn(shape, target, generator)
+    return empty if empty.is_meta else empty.uniform_(-bound, bound, generator=generator).to(target.device)
 
 
 def normal(shape: tuple[int, ...], std: float, target: Target, generator: torch.Generator | None) -> torch.Tensor:
     """Normal numbers of deviation ``std`` for a layer; one seed gives the same numbers on every device."""
-    return _drawn(shape, target, generator).normal_(0.0, std, generator=generator).to(target.device)
+    empty = _drawn(shape, target, generator)
+    return empty if empty.is_meta else empty.normal_(0.0, std, generator=generator).to(target.device)
 
 
 def zeros(shape: tuple[int, ...], target: Target) -> torch.Tensor:

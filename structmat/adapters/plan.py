@@ -1,7 +1,6 @@
 """What a file of adapters asks for, checked against the model before any tensor is read."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from structmat.errors import CheckpointError
 
 __all__ = ["Plan", "plan_load"]
 
+_LONGEST = 1000  # characters of a name
 _LAYER_KEYS = {"kind", "out_features", "in_features", "kernel", "groups", "method", "parameters"}
 
 
@@ -94,6 +94,7 @@ def plan_load(model: nn.Module, document: Mapping[str, Any], name: str | None) -
     wanted: dict[str, list[Wanted]] = {}
     extras: dict[str, tuple[str, ...]] = {}
     for written, entry in adapters.items():
+        _check_written(written)
         called = written if name is None else name
         check_name(called, roster.order if roster else (), "load")
         _keys(entry, {"layers", "extras"}, f"adapter {written!r}")
@@ -107,7 +108,17 @@ def plan_load(model: nn.Module, document: Mapping[str, Any], name: str | None) -
     return Plan(names, wanted, extras, own, active)
 
 
+def _check_written(name: str) -> None:
+    """A name in the file is one that ``save`` could have written."""
+    try:
+        check_name(name, (), "load")
+    except ValueError as error:
+        raise CheckpointError(f"the file has an adapter of an illegal name: {error}") from None
+
+
 def _wanted(layer: str, spec: Any, known: Mapping[str, Place]) -> Wanted:
+    if len(layer) > _LONGEST:
+        raise CheckpointError(f"the file adapts a layer whose name has {len(layer):,} characters")
     _keys(spec, _LAYER_KEYS, f"layer {layer!r}")
     place = known.get(layer)
     if place is None or not layer:
@@ -141,6 +152,7 @@ def _wanted(layer: str, spec: Any, known: Mapping[str, Place]) -> Wanted:
 def _extras(written: Mapping[str, Any], own: Mapping[str, nn.Parameter]) -> tuple[str, ...]:
     for key, shape in written.items():
         if key not in own:
+            key = key[:_LONGEST]
             raise CheckpointError(f"the model has no parameter {key!r}; {near(key, own)}")
         if shape != list(own[key].shape):
             raise CheckpointError(
@@ -157,7 +169,8 @@ def _active(written: Any, called: Mapping[str, str]) -> list[tuple[str, float]]:
         if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], str) or pair[0] not in called:
             raise CheckpointError(f"active: {pair!r} is no [name, weight] of an adapter of the file")
         weight = pair[1]
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not number or not abs(weight) < 1e300:  # a JSON integer may be larger than any float
             raise CheckpointError(f"active: the weight of {pair[0]!r} must be a finite number, got {weight!r}")
         found.append((called[pair[0]], float(weight)))
     if len({name for name, _ in found}) != len(found):
