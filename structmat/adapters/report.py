@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from structmat.adapters.folding import fold
+from structmat import backend
+from structmat.adapters.folding import fold, split
+from structmat.adapters.forms import choose
 from structmat.adapters.kinds import gathered
 from structmat.adapters.layer import Adapted, Slot
 from structmat.adapters.method import Compose, Parts, Residual, Update
@@ -16,7 +18,7 @@ from structmat.checks import orthogonality_error
 from structmat.claims import Claim
 from structmat.matrix import Matrix
 
-__all__ = ["Attached", "Converted", "Inspection", "LayerInfo", "count", "inspect", "table"]
+__all__ = ["Attached", "Converted", "Explained", "Inspection", "LayerInfo", "count", "explain", "inspect", "table"]
 
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
@@ -140,6 +142,42 @@ def inspect(model: nn.Module, measure: bool = True) -> Inspection:
     if roster is None:
         return Inspection((), (), (), None, True, trainable, total)
     return Inspection(tuple(infos), roster.order, roster.active, roster.merged, roster.enabled, trainable, total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
+    """For each adapted layer how its active adapters would run, and why; prints as a table."""
+
+    plans: dict[str, backend.Plan]
+
+    def __str__(self) -> str:
+        rows = [(name, plan.path, plan.reason) for name, plan in self.plans.items()]
+        return table(("layer", "form", "because"), rows)
+
+
+def explain(model: nn.Module, rows: int, dtype: torch.dtype | None = None) -> Explained:
+    """How each adapted layer would run its active adapters on an input of so many rows (batch times tokens): on
+    activations, beside the product, or folded into the weight.
+
+    ``dtype`` is that of the input, by default the layer's.
+    """
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        raise ValueError(f"explain: rows must be an integer of at least 1, got {rows!r}")
+    plans: dict[str, backend.Plan] = {}
+    for name, layer in adapted(model).items():
+        with torch.no_grad():
+            chain, residuals = split(layer.chain())
+        if not chain and not residuals:
+            plans[name] = backend.Plan("base", "no active adapter, or all are merged")
+        elif not layer.kind.by_rows:
+            plans[name] = backend.Plan(
+                "weight", f"a {layer.kind.name} is run with the folded weight; additions in Tucker form beside it"
+            )
+        else:
+            weight = layer.base.weight if layer.kind.reads_weight else None
+            given = dtype or (weight.dtype if isinstance(weight, torch.Tensor) else layer.dtype)
+            plans[name] = choose(chain, rows, layer.out_features, given)
+    return Explained(plans)
 
 
 def _measured(layer: Adapted, slot: Slot) -> tuple[float | None, float | None]:

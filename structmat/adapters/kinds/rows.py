@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from structmat.adapters import folding
+from structmat.adapters import folding, forms, lean
 from structmat.adapters.kinds.base import Kind, Sizes, sharded, stored
-from structmat.adapters.method import Update, master_dtype
+from structmat.adapters.method import Compose, Update, master_dtype
 from structmat.errors import ShapeError
+from structmat.types.householder import HouseholderProduct
 
 __all__ = ["CONV1D", "LINEAR", "OPAQUE"]
 
@@ -61,12 +62,35 @@ class _Rows(Kind):
             found.append(y.dtype)
             return y
 
-        y = folding.run(chain, x, base, dtype)
+        rows = x.numel() // max(1, x.shape[-1])
+        if forms.choose(list(chain), rows, self.sizes(layer)[0], given).path == "low-rank":
+            y = self._beside(layer, x, chain[0], dtype, base)
+        else:
+            y = folding.run(chain, x, base, dtype)
         if folding.has_left(chain):
             bias = self.shift(layer, x)
             if bias is not None:
                 y = y + folding.settled(chain, bias.to(dtype), y)
         return y.to(found[0])
+
+    def _beside(
+        self, layer: nn.Module, x: torch.Tensor, update: Update, dtype: torch.dtype, base: folding.Base
+    ) -> torch.Tensor:
+        """``x W^T - (x R) (W L)^T``, the change in the dtype of the adapters; W L from the layer itself."""
+        assert isinstance(update, Compose) and isinstance(update.right, HouseholderProduct)
+        y = base(x)
+        wide = x.to(dtype)
+        with folding.full_precision(x.device.type):
+            left, right = forms.factors(update.right)
+            with lean.narrow(x, wide):
+                inner = wide @ right
+            # Of the size of ordinary rows, next to which the bias is small.
+            size = torch.linalg.vector_norm(left, dim=0).clamp(min=torch.finfo(dtype).tiny) / left.shape[0] ** 0.5
+        few = base((left / size).mT)
+        bias = self.shift(layer, x)
+        few = few.to(dtype) if bias is None else few.to(dtype) - bias.to(dtype)
+        with folding.full_precision(x.device.type):
+            return y.to(dtype) - (inner * size) @ few
 
 
 class _Linear(_Rows):
