@@ -21,7 +21,7 @@ demo: ## adapt a pretrained transformer on real text (ARGS="--steps 50 --methods
 	@start=$$SECONDS; $(PY) docs/examples/adapt_text_classifier.py $(ARGS); echo "run: $$((SECONDS - start)) s"
 
 test: ## the tests, one thread a worker (ARGS="-k toeplitz")
-	@tools/install.sh test testing,demo pytest-xdist
+	@tools/install.sh test testing,demo,peft pytest-xdist
 	@mkdir -p $(REPORTS)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --junitxml=$(REPORTS)/tests.xml $(ARGS)
 
@@ -37,11 +37,11 @@ docs: ## the documentation, warnings are errors, into docs/_build/html
 	$(SPHINX) -b html docs docs/_build/html
 
 mutants: ## break the library in 200 places, one at a time, and count what the tests notice (ARGS="--seed 5 --count 40")
-	@tools/install.sh test testing,demo pytest-xdist
+	@tools/install.sh test testing,demo,peft pytest-xdist
 	$(PY) tests/mutants.py --jobs $(WORKERS) $(ARGS)
 
 api: ## write tests/public_api.txt anew, after an intended change of the public API
-	@tools/install.sh test testing,demo pytest-xdist
+	@tools/install.sh test testing,demo,peft pytest-xdist
 	PYTHONPATH=. $(PY) tests/test_public_api.py
 
 check: ## everything the build server runs

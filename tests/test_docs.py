@@ -34,6 +34,8 @@ def program_of(text: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "structmat.adapters.peft" in page.read_text():
+        pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)  # a page may save files
     exec(compile(program_of(page.read_text()), str(page), "exec", dont_inherit=True), {"__name__": "__page__"})
 
@@ -50,6 +52,8 @@ MODULES = sorted(found.name for found in pkgutil.walk_packages(structmat.__path_
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_the_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name.startswith("structmat.adapters.peft"):
+        pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
     finder = doctest.DocTestFinder(parser=Parser(), exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)

@@ -19,13 +19,15 @@ SNAPSHOT = Path(__file__).with_name("public_api.txt")
 # How the house is built, not what it offers: types are public as structmat.<Type>, rules go in through dispatch.
 INTERNAL = {"types", "kernels", "algebra", "lazy", "matrix", "construct"}
 
+OPTIONAL = ["adapters", "peft"]  # cannot be imported where peft is not installed
+
 
 def public_modules() -> list[str]:
     """Return ``structmat`` first, then its public modules, and those of its public packages, in alphabetical order."""
     names = []
     for found in pkgutil.walk_packages(structmat.__path__, "structmat."):
         parts = found.name.split(".")[1:]
-        if not any(part.startswith("_") for part in parts) and parts[0] not in INTERNAL:
+        if not any(part.startswith("_") for part in parts) and parts[0] not in INTERNAL and parts[:2] != OPTIONAL:
             names.append(found.name)
     # A package whose __init__ says what is public speaks for its files.
     speaking = [name for name in names if getattr(importlib.import_module(name), "__all__", None)]
