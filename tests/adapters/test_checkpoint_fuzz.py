@@ -110,7 +110,7 @@ def edited(draw: random.Random, files: Files) -> Files:
             name = draw.choice([str(v) for v in HOSTILE if not isinstance(v, (dict, list))])
             holder[name] = holder.pop(path[-1])
         elif action == 2:
-            holder[path[-1]] = nested(draw.choice([1, 2, 50, 300]))
+            holder[path[-1]] = nested(draw.choice([1, 2, 20, 100]))
         else:
             holder[path[-1]] = draw.choice(HOSTILE)
     return {**files, JSON: json.dumps(document).encode()}
