@@ -39,7 +39,7 @@ def test_few_and_many_rows(m: int, n: int, rows: int, dtype: torch.dtype) -> Non
 def test_where_entries_are_formed() -> None:
     cpu = torch.device("cpu")
     assert ft.forming_is_cheaper(4, 4, 4, cpu) and not ft.forming_is_cheaper(4, 4, 3, cpu)
-    assert not ft.forming_is_cheaper(385, 4, 1000, cpu) and not ft.forming_is_cheaper(4, 4, 4, torch.device("cuda"))
+    assert not ft.forming_is_cheaper(193, 4, 1000, cpu) and not ft.forming_is_cheaper(4, 4, 4, torch.device("cuda"))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 17])

@@ -57,13 +57,13 @@ def toeplitz_product(t: torch.Tensor, x: torch.Tensor, columns: int) -> torch.Te
 
 
 def forming_is_cheaper(m: int, n: int, rows: int, device: torch.device) -> bool:
-    """Whether to form the m x n entries and multiply: on CPU, up to order 384, where they are no more than the rows
+    """Whether to form the m x n entries and multiply: on CPU, up to order 192, where they are no more than the rows
     x hold.
 
-    A rule of thumb from trials on one machine, where the gain shrank to nothing between orders 384 and 512; no case of
-    the benchmarks measures it yet.
+    Measured in float32 on one core, forward and backward: equal to transforms near order 192, half as fast at order 256
+    and 384 with as many rows (at ten times the rows the two agree up to order 384).
     """
-    return device.type == "cpu" and max(m, n) <= 384 and rows >= max(m, n) > 0
+    return device.type == "cpu" and max(m, n) <= 192 and rows >= max(m, n) > 0
 
 
 def _formed(t: torch.Tensor, x: torch.Tensor, columns: int) -> torch.Tensor:

@@ -246,7 +246,7 @@ class ToeplitzFamily(Matrix):
         length = ft.toeplitz_geometry(m, n).length
         size = self._diagonals().element_size()
         if verb == "linear" and ft.forming_is_cheaper(m, n, columns, self._diagonals().device):
-            reason = f"{columns} rows of at most 384 numbers: forming the entries is cheaper than FFTs"
+            reason = f"{columns} rows of at most 192 numbers: forming the entries is cheaper than FFTs"
             return backend.Plan("dense", reason, 2.0 * m * n * columns, float(size * (m * n + (m + n) * columns)))
         if verb == "linear":
             return backend.Plan("fft", f"embedded in a circulant of length {length}", *ft.work(length, columns, size))
