@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 pytest.importorskip("peft")
 
+import peft
 from peft import PeftModel, get_peft_model
 
 import structmat.adapters.peft as bridge
@@ -226,3 +228,66 @@ def test_inside_torch_s_attention(name: str) -> None:
         model.train()(x).square().sum().backward()
         assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
         assert torch.allclose(model.eval().merge_and_unload()(x), y, atol=1e-5)
+
+
+def test_attention_s_output_projection_cannot_serve_a_mixed_batch() -> None:
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+    model = get_peft_model(model, _hra(["self_attn.out_proj", "linear1"])).eval()
+    with pytest.raises(StructureError, match=r"'0\.self_attn\.out_proj' is read by its attention and not called"):
+        model(torch.randn(2, 5, 8), adapter_names=["default", "__base__"])
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+    model = get_peft_model(model, _hra(["linear1"])).eval()
+    x = torch.randn(2, 5, 8)
+    with torch.no_grad():
+        y = model(x)
+        assert torch.allclose(model(x, adapter_names=["default", "default"]), y, atol=1e-5)
+
+
+def test_a_tied_weight_is_replaced_in_the_adapted_layer_alone() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(11, 6), nn.Linear(6, 11, bias=False)
+            self.out.weight = self.words.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.words(x))
+
+    torch.manual_seed(0)
+    model = get_peft_model(Tied(), config("FLoRA", target_modules=["words"], init_weights=False)).eval()
+    x = torch.arange(11)
+    y, weight = model(x), model.base_model.model.out.weight.clone()
+    model.merge_adapter()
+    assert close(model(x), y) and torch.equal(model.base_model.model.out.weight, weight)
+    model.unmerge_adapter()
+    assert torch.equal(model(x), y)
+    assert model.base_model.model.out.weight is model.base_model.model.words.base_layer.weight
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_copies_and_moves(merged: bool) -> None:
+    _, model = wrapped("HRA-odd")
+    x = net("Linear").input()
+    y = model(x)
+    if merged:
+        model.merge_adapter()
+    double = copy.deepcopy(model).double()
+    assert close(double(x.double()).float(), y)
+    again = pickle.loads(pickle.dumps(model))
+    if merged:
+        double.unmerge_adapter()
+        again.unmerge_adapter()
+    assert close(double(x.double()).float(), y)
+    assert torch.equal(again(x), y)
+    reference = again.base_model.model.first.structmat_hra_reference
+    again.requires_grad_(True)
+    again(x).sum().backward()
+    assert reference["default"].grad is None  # frozen whatever is asked of it
+
+
+def test_convolutions_are_no_lora() -> None:
+    if not hasattr(peft, "convert_to_lora"):
+        return
+    _, model = wrapped("FLoRA", "Conv2d")
+    with pytest.raises(TypeError, match="do not support LoRA conversion"):
+        peft.convert_to_lora(model, rank=2)
