@@ -129,7 +129,7 @@ def _planned(place: Place, one: Found, target: Target, source: Path) -> Planned:
         ]
         state = State(*parts)
         check_update(one.method, state, target)
-    except (ValueError, TypeError, KeyError, RuntimeError, IndexError) as error:
+    except Exception as error:  # whatever hostile numbers lead to
         raise CheckpointError(f"{source}, layer {place.name!r}: {error}") from error
     return Planned(place, Slot(one.method, target, state))
 

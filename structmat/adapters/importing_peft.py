@@ -81,7 +81,7 @@ def _read(
         try:
             one = reader.read(config, layer, target, tensors)
             found[layer] = reader.orthogonal(one) if orthogonalise and reader.orthogonal is not None else one
-        except (ValueError, TypeError, KeyError, RuntimeError, IndexError) as error:
+        except Exception as error:  # whatever hostile numbers lead to
             said = f"lacks the tensor {error}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f"{folder}, layer {layer!r}: {said}") from error
     _check_targets(config, found)

@@ -79,7 +79,7 @@ class Reader:
 
 
 def _finite(config: Config, key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
         raise ValueError(f"{config.place.name}: {key} must hold numbers, got {value!r}")
     return value
 
@@ -123,6 +123,8 @@ def block_of(entries: int) -> int:
 
 def adjusted(size: int, wanted: int) -> int:
     """The divisor of ``size`` that PEFT takes for ``wanted``: itself, or the nearest one."""
+    if wanted < 1:
+        raise ValueError(f"a size or number of blocks is at least 1, got {wanted}")
     if wanted >= size:
         return size
     below = next(k for k in range(wanted, 0, -1) if size % k == 0)

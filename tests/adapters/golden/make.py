@@ -1,7 +1,7 @@
 """Write golden files for the cases that have none: ``python -m tests.adapters.golden.make``.
 
-A file once written is kept: it stands for what users have on their disks. With ``lycoris`` as an argument, also the
-files that LyCORIS makes, and what it computes with them.
+A file once written is kept: it stands for what users have on their disks. With ``lycoris`` or ``peft`` as an argument,
+also the files that these write, and what they compute with them.
 """
 
 from __future__ import annotations
@@ -46,3 +46,7 @@ if __name__ == "__main__":
         from tests.adapters.golden.make_lycoris import main as main_lycoris
 
         main_lycoris()
+    if "peft" in sys.argv[1:]:
+        from tests.adapters.golden.make_peft import main as main_peft
+
+        main_peft()
