@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
+import numpy
 import torch
 from torch.utils import _pytree as pytree
 
@@ -79,6 +80,11 @@ class Value:
                     first = self._check_tensor(name, least, tensor, first)
                     if tensor.ndim > least:
                         leads.append(tensor.shape[: tensor.ndim - least])
+            elif isinstance(value, (list, int, float, complex, str, numpy.ndarray)):
+                raise TypeError(
+                    f"{type(self).__name__}: {name} must be a tensor, got {type(value).__name__}; torch.as_tensor(...) "
+                    "makes one"
+                )
         if len(leads) > 1 and not torch.compiler.is_compiling():
             self._check_batches(leads)
 

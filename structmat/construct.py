@@ -207,6 +207,9 @@ def _agreed(parts: Sequence[Matrix], axis: int, place: str) -> int:
 
 def cat(matrices: Sequence[Any], dim: int = -2) -> Block:
     """Matrices side by side (``dim=-1``) or one above the other (``dim=-2``), as ``torch.cat``; lazy, of any types."""
+    if isinstance(matrices, (Matrix, torch.Tensor)):
+        raise TypeError(f"cat: a list of matrices is needed, got one {type(matrices).__name__}")
+    matrices = list(matrices)
     ndim = max((len(getattr(m, "shape", (0, 0))) for m in matrices), default=2)
     axis = dim - ndim if dim >= 0 else dim
     if axis not in (-1, -2) or not matrices:

@@ -255,3 +255,14 @@ def test_norms_and_conditions_of_nothing(shape: tuple[int, ...]) -> None:
     for order in (-1, -2, -math.inf):
         with pytest.raises(sm.ShapeError, match="a matrix without entries has no least one"):
             sm.linalg.norm(a, order)
+
+
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+@pytest.mark.parametrize(("width", "upper"), [(1, 0), (3, 1), (2, 0)])
+def test_banded_of_order_zero_with_diagonals(batch: tuple[int, ...], width: int, upper: int) -> None:
+    a = sm.Banded(torch.zeros(*batch, width, 0, dtype=F64), upper)
+    sign, logabs = a.slogdet()
+    assert torch.equal(sign, torch.ones(batch, dtype=F64)) and torch.equal(logabs, torch.zeros(batch, dtype=F64))
+    for b in (a.inv(), a @ a, a * a, a + a, a.mT, a @ a.mT):
+        assert tuple(b.to_dense().shape) == (*batch, 0, 0)
+    assert tuple(a.factor().solve(torch.zeros(*batch, 0, 3, dtype=F64)).shape) == (*batch, 0, 3)

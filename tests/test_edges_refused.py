@@ -205,3 +205,18 @@ DRAWN = [
 def test_random_integers_are_refused(kind: Any) -> None:
     with pytest.raises(sm.DtypeError, match=rf"{kind.__name__}.random\(dtype=torch.int64\)"):
         kind.random(4, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("given", [[1.0, 2.0], numpy.ones(2), 3.0, "ab"], ids=repr)
+def test_fields_that_are_no_tensors_are_refused_when_made(given: Any) -> None:
+    """A list once made a Diagonal that broke at its first use."""
+    for make in (sm.Diagonal, sm.Circulant, sm.Dense, lambda v: sm.LowRank(v, v), lambda v: sm.Banded(v, 0)):
+        with pytest.raises(TypeError, match=r"must be a tensor, got .*torch.as_tensor"):
+            make(given)
+
+
+def test_one_matrix_is_no_list_of_them() -> None:
+    for joined in (sm.cat, sm.hstack, sm.vstack):
+        with pytest.raises(TypeError, match="cat: a list of matrices is needed, got one Identity"):
+            joined(sm.Identity(3))
+    assert tuple(sm.hstack(sm.Identity(2) for _ in range(3)).shape) == (2, 6)

@@ -91,7 +91,7 @@ def multiply(a: torch.Tensor, upper: int, b: torch.Tensor, other: int) -> tuple[
         part = torch.nn.functional.pad(part, (0, 0, s, wb - 1 - s))
         total = part if total is None else total + part
     assert total is not None
-    most, least = min(upper + other, n - 1), min(wa + wb - 2 - upper - other, n - 1)
+    most, least = (max(0, min(u, n - 1)) for u in (upper + other, wa + wb - 2 - upper - other))
     return spread(total, upper + other, least, most), most
 
 

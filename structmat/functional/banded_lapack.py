@@ -44,6 +44,8 @@ class BandedSolver:
         lead = torch.broadcast_shapes(self.batch, y.shape[:-2])
         given = y.detach().cpu().resolve_conj().numpy()
         given = given.astype(numpy.complex128 if self.complex else numpy.float64, copy=False)
+        if given.size == 0:
+            return torch.zeros((*lead, *given.shape[-2:]), dtype=torch.from_numpy(given).dtype, device=y.device)
         if not self.batch:
             found = self._one((), given.reshape(-1, self.n)).reshape(given.shape)
             return torch.from_numpy(found).to(y.device)

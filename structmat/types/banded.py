@@ -107,6 +107,9 @@ class Banded(Matrix):
     def slogdet(self) -> tuple[torch.Tensor, torch.Tensor]:
         """From the pivots: LAPACK's, or where a derivative may be asked for those of ``block_lu``."""
         bands = self.bands.to(backend.compute_dtype(self.bands.dtype))
+        if not bands.shape[-1]:  # the determinant of nothing
+            one = 1 + bands.sum((-2, -1))
+            return self._cast(one), self._cast(0 * one.abs(), real=True)
         plain = backend.eager(bands) and not backend.transforming() and bands.device.type == "cpu"
         if plain and not (bands.requires_grad and torch.is_grad_enabled()) and bands.numel():
             sign, logabs = self._wide().detach()._solver().slogdet()
