@@ -1,17 +1,27 @@
 """Which implementation serves a call, and why.
 
 The mathematics never depends on the machine: an implementation is a faster way to the same numbers. ``choose`` is a
-pure function of the operation, the device type, the dtype, the sizes and the mode set by ``use_backend``.
+pure function of the operation, the device, the dtype, the sizes and the mode set by ``use_backend``; where no block
+sets one, by the environment variable ``STRUCTMAT_KERNELS`` at import: ``auto`` (the default), ``off`` for
+``"reference"``, ``force`` for ``"triton"``.
+
+``"auto"`` takes a Triton kernel only where a measurement for the device's compute capability is stored beside the
+kernels and says that it is the faster way; this release stores none, so every call runs in plain torch.
 """
 
 import contextlib
 import contextvars
 import dataclasses
+import functools
+import importlib.util
+import os
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 
+from structmat._optional import need
 from structmat.errors import BackendError
 
 __all__ = [
@@ -24,13 +34,26 @@ __all__ = [
     "eager",
     "explain",
     "full_precision",
+    "kernel",
     "real_of",
+    "served",
     "transforming",
     "use_backend",
 ]
 
 MODES = ("auto", "reference", "triton")
-_mode: contextvars.ContextVar[str] = contextvars.ContextVar("structmat_backend", default="auto")
+_WORDS = {"auto": "auto", "off": "reference", "force": "triton"}
+
+
+def _from_environment() -> str:
+    """The mode that ``STRUCTMAT_KERNELS`` asks for."""
+    word = os.environ.get("STRUCTMAT_KERNELS", "auto")
+    if word not in _WORDS:
+        raise ValueError(f"STRUCTMAT_KERNELS={word!r}: legal values are {', '.join(_WORDS)}")
+    return _WORDS[word]
+
+
+_mode: contextvars.ContextVar[str] = contextvars.ContextVar("structmat_backend", default=_from_environment())
 _DENSE_LIMIT = {"cpu": 256}
 
 
@@ -69,25 +92,103 @@ def use_backend(mode: str) -> Iterator[None]:
 def choose(
     op: str, device: torch.device, dtype: torch.dtype, shapes: tuple[tuple[int, ...], ...] = ()
 ) -> tuple[str, str]:
-    """The implementation for ``op`` and the reason.
+    """``("reference" | "triton", the reason)`` for ``op`` on tensors of these shapes.
 
-    This release has no Triton kernel, so "auto" answers "reference" everywhere; demanding "triton" raises
-    ``BackendError`` in place of falling back.
+    Under ``use_backend("triton")`` it raises ``BackendError`` with the reason in place of falling back.
     """
-    if _mode.get() == "triton":
+    mode = _mode.get()
+    if mode == "reference":
+        return "reference", 'asked for by use_backend("reference")'
+    if mode == "auto" and device.type != "cuda":
+        return "reference", f"no Triton kernel for {op} is stored for {device.type}"
+    lacking = _lacking(op, device, dtype, shapes)
+    if mode == "triton":
+        if lacking is None:
+            return "triton", 'asked for by use_backend("triton")'
         raise BackendError(
-            f"{op} on {device.type} in {dtype} with shapes {shapes}: this release holds no Triton kernel for it; "
+            f"{op} on {device.type} in {dtype} with shapes {shapes}: {lacking}; "
             'use_backend("auto") or use_backend("reference") computes the same numbers in plain torch'
         )
-    if _mode.get() == "reference":
-        return "reference", 'asked for by use_backend("reference")'
-    return "reference", f"no Triton kernel for {op} is stored for {device.type}"
+    if lacking is None:
+        capability = _capability(device)
+        if _configs().measured(op, _name(dtype), shapes, capability) is not None:
+            return "triton", f"measured to be faster on sm_{capability[0]}{capability[1]}"
+        lacking = f"no measurement of {op} for these sizes is stored for sm_{capability[0]}{capability[1]}"
+    return "reference", lacking
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _configs() -> Any:
+    """The table of configurations; importing it imports no triton."""
+    from structmat.kernels import configs
+
+    return configs
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _lacking(op: str, device: torch.device, dtype: torch.dtype, shapes: tuple[tuple[int, ...], ...]) -> str | None:
+    """What a kernel for these arguments lacks, or None."""
+    interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    lacking: str | None = _configs().fits(op, _name(dtype), shapes, interpreted=interpreted)
+    if lacking is None and device.type != "cuda" and not interpreted:
+        lacking = f"Triton kernels run on CUDA devices, not on {device.type}"
+    if lacking is None and importlib.util.find_spec("triton") is None:
+        lacking = "triton is not installed (pip install 'structmat[triton]')"
+    if lacking is None and device.type == "cuda" and _capability(device) < (8, 0):
+        lacking = "the kernels need compute capability 8.0"
+    return lacking
+
+
+def served(x: torch.Tensor) -> bool:
+    """Whether a kernel may be asked for at all: never on the CPU, unless "triton" is demanded."""
+    mode = _mode.get()
+    return mode == "triton" or (mode == "auto" and x.is_cuda)
+
+
+def kernel(
+    op: str,
+    *tensors: torch.Tensor,
+    module: str,
+    dtype: torch.dtype | None = None,
+    shapes: tuple[tuple[int, ...], ...] = (),
+) -> Any:
+    """The module of launchers that serves ``op`` for these plain tensors, or None: then plain torch computes it.
+
+    Called by operations in eager mode. The dtype and the shapes are those of the tensors unless given.
+    """
+    if not served(tensors[0]):
+        return None
+    sizes = shapes or tuple(tuple(t.shape) for t in tensors)
+    if choose(op, tensors[0].device, dtype or tensors[0].dtype, sizes)[0] == "reference":
+        return None
+    return _loaded(module)
+
+
+@functools.cache
+def _loaded(module: str) -> ModuleType:
+    """The one import that happens late: a Triton module, when the first call is served by it."""
+    need("triton", "triton")
+    from structmat.kernels import blockdiag, cayley, householder, strided
+
+    return {"blockdiag": blockdiag, "cayley": cayley, "householder": householder, "strided": strided}[module]
 
 
 def demand(op: str, *tensors: torch.Tensor) -> None:
-    """Called by each operation in eager mode: raises ``BackendError`` where "triton" is demanded and cannot serve."""
+    """Called by each operation on a path that no kernel serves: raises ``BackendError`` where "triton" is demanded."""
     if _mode.get() == "triton":
-        choose(op, tensors[0].device, tensors[0].dtype, tuple(tuple(t.shape) for t in tensors))
+        first = tensors[0]
+        raise BackendError(
+            f"{op} on {first.device.type} in {first.dtype} with shapes {tuple(tuple(t.shape) for t in tensors)}: this "
+            'release holds no Triton kernel for it; use_backend("auto") or use_backend("reference") computes the same '
+            "numbers in plain torch"
+        )
 
 
 def dense_limit(device: torch.device | str = "cpu") -> int:

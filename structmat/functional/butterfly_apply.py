@@ -27,6 +27,7 @@ import torch
 from structmat import backend
 from structmat.functional import butterfly as fb
 from structmat.functional.butterfly import Chain, Digits, Group, Step
+from structmat.functional.launched import PassesKernel, passes_kernel
 
 __all__ = [
     "Program",
@@ -145,12 +146,16 @@ def kept_rows(
     """``butterfly_rows`` from the blocks that ``merged_blocks`` gave."""
     wide = backend.compute_dtype(out)
     with backend.full_precision(x.device):
-        rows, pieces, steps = x.to(wide), tuple([w.to(wide) for w in pieces]), plan.steps
+        pieces, steps = tuple([w.to(wide) for w in pieces]), plan.steps
         plain = max(w.ndim for w in pieces) > 3 or torch.compiler.is_compiling() or backend.transforming()
         if plain or x.numel() == 0 or not backend.eager(x, *pieces):
-            return _plain(rows, pieces, steps, order).to(out)
-        backend.demand("butterfly", rows, *pieces)
-        flat = _Passes.apply(rows.reshape(-1, x.shape[-1]), steps, order, *pieces)
+            return _plain(x.to(wide), pieces, steps, order).to(out)
+        kernels = passes_kernel(x, out, steps)
+        if kernels is None:
+            flat = _Passes.apply(x.to(wide).reshape(-1, x.shape[-1]), steps, order, *pieces)
+        else:
+            rows = x.to(out).reshape(-1, x.shape[-1])
+            flat = PassesKernel.apply(rows, steps, order, kernels, _recorded_gradients, *pieces)
         return flat.reshape(*x.shape[:-1], flat.shape[-1]).to(out)
 
 

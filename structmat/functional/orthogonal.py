@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from structmat import backend
+from structmat.functional.launched import CayleyKernel
 from structmat.functional.shifted_inverse import fast_inverse, is_fast
 
 __all__ = ["cayley", "cayley_inverse", "expm", "polish", "skew", "skew_entries"]
@@ -68,7 +69,10 @@ def cayley(k: torch.Tensor, *, flip: bool = False) -> torch.Tensor:
             eye = torch.eye(k.shape[-1], dtype=wide.dtype, device=wide.device)
             rotation = polish(2 * torch.linalg.inv_ex(eye + wide).inverse - eye)  # I + K is never singular
         else:
-            rotation = _Cayley.apply(wide.reshape(math.prod(wide.shape[:-2]), *wide.shape[-2:])).reshape(wide.shape)
+            flat = wide.reshape(math.prod(wide.shape[:-2]), *wide.shape[-2:])
+            kernels = backend.kernel("cayley", flat, module="cayley")
+            rotation = _Cayley.apply(flat) if kernels is None else CayleyKernel.apply(flat, kernels)
+            rotation = rotation.reshape(wide.shape)
         return (_flipped(rotation) if flip else rotation).to(k.dtype)
 
 

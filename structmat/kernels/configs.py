@@ -1,0 +1,125 @@
+"""The table of configurations: which sizes and dtypes each kernel serves, and with which tiles.
+
+A line is a kernel, a kind of dtype (``half`` for bfloat16 and float16, ``fp32``) and a size (the order of the blocks, or
+the number of reflectors, padded to the size named). Every line passes ``python -m benchmarks.aot``: compiled for sm_90
+and sm_80 without a stack, without local memory, and within the shared memory of one block of threads. What has no line
+is served by the composed operations of torch.
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["OPERATIONS", "TABLE", "TUNED", "Config", "fits", "measured", "pick", "size_of"]
+
+Shapes = tuple[tuple[int, ...], ...]
+TUNED = Path(__file__).parent / "tuned"
+
+
+class Config(NamedTuple):
+    """Tile sizes (the constexpr arguments of the kernel), warps, and stages of the software pipeline."""
+
+    kernel: str
+    kind: str
+    size: int
+    tiles: tuple[tuple[str, int], ...]
+    warps: int = 4
+    stages: int = 2
+
+    @property
+    def name(self) -> str:
+        """For example ``blockdiag_forward-half-64-BM128-w4-s2``."""
+        tiles = "".join(f"-{key}{value}" for key, value in self.tiles)
+        return f"{self.kernel}-{self.kind}-{self.size}{tiles}-w{self.warps}-s{self.stages}"
+
+
+def _rows(kernel: str, kind: str, *lines: tuple[int, dict[str, int], int, int]) -> list[Config]:
+    return [Config(kernel, kind, size, tuple(tiles.items()), warps, stages) for size, tiles, warps, stages in lines]
+
+
+TABLE: tuple[Config, ...] = (
+    *_rows("cayley_forward", "fp32", *[(b, {}, w, 1) for b, w in ((2, 1), (4, 1), (8, 1), (16, 1), (32, 4), (64, 8))]),
+    *_rows("cayley_backward", "fp32", *[(b, {}, w, 1) for b, w in ((2, 1), (4, 1), (8, 1), (16, 1), (32, 4), (64, 8))]),
+    *_rows("blockdiag_forward", "half", *[(g, {"BM": 128}, 4, 2) for g in (16, 32, 64, 128)]),
+    *_rows("blockdiag_forward", "fp32", *[(g, {"BM": 64}, 4, 2) for g in (16, 32, 64)]),
+    *_rows("blockdiag_backward", "half", *[(g, {"BM": 64}, 4, 2) for g in (16, 32, 64)], (128, {"BM": 64}, 8, 2)),
+    *_rows("blockdiag_backward", "fp32", (16, {"BM": 32}, 4, 2), (32, {"BM": 32}, 4, 2), (64, {"BM": 32}, 8, 1)),
+    *_rows("strided_forward", "half", (16, {"BM": 32, "BL": 16}, 4, 2), (32, {"BM": 32, "BL": 16}, 4, 2)),
+    *_rows("strided_forward", "half", (64, {"BM": 16, "BL": 16}, 8, 1)),
+    *_rows("strided_forward", "fp32", (16, {"BM": 16, "BL": 8}, 4, 1), (32, {"BM": 16, "BL": 8}, 4, 1)),
+    *_rows("strided_backward", "half", (16, {"BM": 16, "BL": 16}, 4, 1), (32, {"BM": 16, "BL": 16}, 8, 1)),
+    *_rows("strided_backward", "half", (64, {"BM": 16, "BL": 4}, 8, 1)),
+    *_rows("strided_backward", "fp32", (16, {"BM": 16, "BL": 8}, 4, 1), (32, {"BM": 16, "BL": 8}, 8, 1)),
+    *_rows("wy_gram", "half", *[(r, {"BD": 64}, 4, 2) for r in (16, 32, 64)]),
+    *_rows("wy_gram", "fp32", *[(r, {"BD": 32}, 4, 2) for r in (16, 32, 64)]),
+    *_rows("wy_inverse", "fp32", *[(r, {}, w, 1) for r, w in ((16, 1), (32, 4), (64, 8))]),
+    *_rows("householder_apply", "half", *[(r, {"BM": 64, "BD": 64}, 4, 2) for r in (16, 32, 64)]),
+    *_rows("householder_apply", "fp32", *[(r, {"BM": 64, "BD": 32}, 4, 2) for r in (16, 32)]),
+    *_rows("householder_apply", "fp32", (64, {"BM": 64, "BD": 32}, 8, 2)),
+    *_rows("householder_vectors", "half", *[(r, {"BM": 64, "BD": 64}, 4, 2) for r in (16, 32, 64)]),
+    *_rows("householder_vectors", "fp32", *[(r, {"BM": 32, "BD": 64}, 4, 2) for r in (16, 32, 64)]),
+)
+# The kernels that each operation launches, forward and backward: all must have a line for the size.
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "cayley": ("cayley_forward", "cayley_backward"),
+    "block_diagonal": ("blockdiag_forward", "blockdiag_backward"),
+    "block_diagonal_strided": ("strided_forward", "strided_backward"),
+    "householder_product": ("wy_gram", "wy_inverse", "householder_apply", "householder_vectors"),
+}
+_KINDS = {"bfloat16": "half", "float16": "half", "float32": "fp32"}
+_ONLY_FP32 = ("cayley_forward", "cayley_backward", "wy_inverse")
+
+
+def size_of(op: str, shapes: Shapes) -> int:
+    """What the lines of a table are named after: the order of a block, or the number of reflectors."""
+    if op.startswith("block_diagonal"):
+        return max(shapes[1][-2:])
+    return shapes[0][-1] if op == "cayley" else shapes[1][-2]
+
+
+@functools.lru_cache(maxsize=4096)
+def lines(kernel: str, dtype: str, size: int) -> tuple[Config, ...]:
+    """The lines that serve this size, smallest padding first; float64 (interpreted only) takes those of float32."""
+    kind = "fp32" if kernel in _ONLY_FP32 else _KINDS.get(dtype, "fp32")
+    padded = sorted({c.size for c in TABLE if c.kernel == kernel and c.kind == kind and c.size >= size})
+    return tuple(c for c in TABLE if padded and c[:3] == (kernel, kind, padded[0]))
+
+
+def fits(op: str, dtype: str, shapes: Shapes, *, interpreted: bool = False) -> str | None:
+    """None where the kernels of ``op`` serve these arguments, else the reason why not."""
+    if op not in OPERATIONS:
+        return f"this release holds no Triton kernel for {op}"
+    allowed = ("float32",) if op == "cayley" else tuple(_KINDS)
+    if dtype not in (*allowed, *(("float64",) if interpreted else ())):
+        return f"the kernels of {op} take {', '.join(allowed)}, not {dtype}"
+    if any(0 in shape for shape in shapes):
+        return "there is nothing to compute"
+    size = size_of(op, shapes)
+    lacking = next((kernel for kernel in OPERATIONS[op] if not lines(kernel, dtype, size)), None)
+    if lacking or (op == "cayley" and size < 2):
+        return f"{lacking or 'cayley_forward'} has no configuration for size {size} in {dtype}"
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def _stored(folder: Path, capability: tuple[int, int]) -> dict[str, dict[str, str]]:
+    path = folder / f"sm{capability[0]}{capability[1]}.json"
+    return json.loads(path.read_text())["measured"] if path.is_file() else {}
+
+
+def key_of(op: str, dtype: str, shapes: Shapes) -> str:
+    """The key of a measurement: operation, dtype, size, and the number of rows rounded up to a power of two."""
+    rows = 1 << max(0, shapes[0][0] - 1).bit_length()
+    return f"{op}/{dtype}/{size_of(op, shapes)}/{rows}"
+
+
+def measured(op: str, dtype: str, shapes: Shapes, capability: tuple[int, int]) -> dict[str, str] | None:
+    """The configurations ``{kernel: name}`` measured to be the faster way on this capability, or None."""
+    return _stored(TUNED, capability).get(key_of(op, dtype, shapes))
+
+
+def pick(kernel: str, dtype: str, size: int, wanted: str | None = None) -> Config:
+    """The configuration named, or the first of the table."""
+    found = lines(kernel, dtype, size)
+    return next((c for c in found if c.name == wanted), found[0])
