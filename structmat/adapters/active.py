@@ -10,7 +10,7 @@ from torch import nn
 from structmat.adapters.folding import weighted
 from structmat.adapters.layer import Roster, Slot
 from structmat.adapters.method import near
-from structmat.adapters.mixed import BASE, Rows
+from structmat.adapters.mixed import BASE, Bank, Rows
 from structmat.adapters.tree import adapted, require_unmerged, require_whole, roster_of, selected_names
 from structmat.errors import DtypeError, ShapeError
 
@@ -82,8 +82,8 @@ def stack(model: nn.Module, names: Sequence[str]) -> None:
                     f"{slot.method}; "
                     "stacked adapters use equal methods; pass names to rows for a mixture"
                 )
-    for layer in adapted(model).values():
-        layer.bank = None
+    for layer in adapted(model).values():  # here and not at the first forward, which may be a compiled one
+        layer.bank = Bank.of(layer, chosen, layer.kind.place(layer.base)[1]) if chosen else None
     roster.stacked = chosen
 
 

@@ -110,7 +110,8 @@ class Rows:
             bank = layer.bank = Bank.of(layer, self.stacked, x.device)
         if not bank.slots:
             return layer.base(x)
-        return layer.run(x, [bank.update(self.ids, self.some_base)])
+        # A compiler is told that some rows may keep the base, so that one graph serves all ids.
+        return layer.run(x, [bank.update(self.ids, torch.compiler.is_compiling() or self.some_base)])
 
 
 class Bank:
