@@ -53,7 +53,8 @@ def _from_environment() -> str:
     return _WORDS[word]
 
 
-_mode: contextvars.ContextVar[str] = contextvars.ContextVar("structmat_backend", default=_from_environment())
+_DEFAULT = _from_environment()
+_mode: contextvars.ContextVar[str] = contextvars.ContextVar("structmat_backend", default=_DEFAULT)
 _DENSE_LIMIT = {"cpu": 256}
 
 
@@ -123,7 +124,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _configs() -> Any:
     """The table of configurations; importing it imports no triton."""
-    from structmat.kernels import configs
+    from structmat.kernels import configs  # noqa: PLC0415
 
     return configs
 
@@ -175,7 +176,7 @@ def kernel(
 def _loaded(module: str) -> ModuleType:
     """The one import that happens late: a Triton module, when the first call is served by it."""
     need("triton", "triton")
-    from structmat.kernels import blockdiag, cayley, householder, strided
+    from structmat.kernels import blockdiag, cayley, householder, strided  # noqa: PLC0415
 
     return {"blockdiag": blockdiag, "cayley": cayley, "householder": householder, "strided": strided}[module]
 

@@ -38,7 +38,7 @@ def test_triton_on_demand_raises_on_every_path(name: str, rows: int) -> None:
     x = _numbers(rows, int(a.shape[-1]))
     with (
         backend.use_backend("triton"),
-        pytest.raises(sm.BackendError, match=r"this release holds no Triton kernel.*use_backend\(\"auto\"\)"),
+        pytest.raises(sm.BackendError, match=r"(no Triton kernel|not float64).*use_backend\(\"auto\"\)"),
     ):
         a.linear(x)
     with backend.use_backend("reference"):

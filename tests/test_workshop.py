@@ -66,7 +66,7 @@ def test_constraints_pin_exactly_and_name_no_place() -> None:
 
 def test_the_extras_are_the_promised_ones() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    promised = {"testing", "adapters", "demo", "bench", "docs", "dev", "examples", "progress", "peft"}
+    promised = {"testing", "adapters", "demo", "bench", "docs", "dev", "examples", "progress", "peft", "triton"}
     assert set(project["optional-dependencies"]) == promised
     assert {re.split(r"[<>=]", line)[0] for line in project["dependencies"]} == {
         "torch",

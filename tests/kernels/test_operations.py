@@ -1,0 +1,107 @@
+"""The operations served by kernels: the numbers and the derivatives of plain torch, and refusals with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import structmat as sm
+from structmat import backend
+from structmat.functional.butterfly_apply import kept_rows, program_of
+from structmat.functional.butterfly import cached_chain
+from structmat.functional.householder import rotate_rows
+from structmat.functional.orthogonal import cayley, skew
+from structmat.kernels import blockdiag, cayley as cayley_kernel, householder, strided
+
+F64 = torch.float64
+
+
+def numbers(*shape: int, dtype: torch.dtype = F64, grad: bool = True) -> torch.Tensor:
+    found = torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=F64).to(dtype)
+    return found.requires_grad_(grad)
+
+
+def passes(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Two passes over digits (4, 3, 2): the middle digit (lanes 2), then the last (neighbours), output digits turned."""
+    links = cached_chain((4, 3, 2), ((1,), (2,)), (5, 2))
+    return kept_rows(x, (first, second), program_of(links, (1, 2)), (2, 0, 1), torch.promote_types(x.dtype, first.dtype))
+
+
+OPERATIONS: dict[str, tuple[Callable[..., torch.Tensor], tuple[tuple[int, ...], ...], str]] = {
+    "cayley": (lambda lower: cayley(skew(lower, 3)), ((2, 3),), "cayley"),
+    "butterfly": (passes, ((3, 24), (8, 5, 3), (20, 2, 2)), "blockdiag strided"),
+    "householder": (rotate_rows, ((4, 9), (3, 9)), "householder"),
+}
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The modules whose forward launchers ran."""
+    seen: set[str] = set()
+    for module, name in ((blockdiag, "forward"), (cayley_kernel, "forward"), (householder, "apply"), (strided, "forward")):
+
+        def spy(*given: object, run: Callable[..., object] = getattr(module, name), module: object = module) -> object:
+            seen.add(module.__name__.rsplit(".", 1)[1])  # type: ignore[attr-defined]
+            return run(*given)
+
+        monkeypatch.setattr(module, name, spy)
+    return seen
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_numbers_of_plain_torch(name: str, launched: set[str]) -> None:
+    """float64, which only the interpreter is given: values, derivatives of first and second order."""
+    run, shapes, modules = OPERATIONS[name]
+    given = tuple(numbers(*shape) for shape in shapes)
+    wanted = run(*given)
+    assert not launched
+    with backend.use_backend("triton"):
+        found = run(*given)
+        assert launched == set(modules.split())
+        assert torch.autograd.gradcheck(run, given, fast_mode=True)
+        assert torch.autograd.gradgradcheck(run, given, fast_mode=True)
+        eager = torch.autograd.grad(found.square().sum(), given)
+    for a, b in zip((found, *eager), (wanted, *torch.autograd.grad(wanted.square().sum(), given)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+    launched.clear()
+    with backend.use_backend("triton"):
+        compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(*given)
+    assert not launched and torch.allclose(compiled, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["butterfly", "householder"])
+def test_half_in_and_out(name: str, dtype: torch.dtype) -> None:
+    run, shapes, _ = OPERATIONS[name]
+    given = tuple(numbers(*shape, dtype=dtype) for shape in shapes)
+    with backend.use_backend("triton"):
+        found = run(*given)
+        grads = torch.autograd.grad(found.float().square().sum(), given)
+    exact = tuple(v.detach().double().requires_grad_() for v in given)
+    wanted = run(*exact)
+    for a, b in zip((found, *grads), (wanted, *torch.autograd.grad(wanted.square().sum(), exact)), strict=True):
+        # Two roundings a pass, forward, backward and in the square: 8 of them, of the largest entry at most.
+        assert a.dtype == dtype and float((a - b).abs().max()) <= 8 * torch.finfo(dtype).eps * float(b.abs().max())
+
+
+def test_what_no_kernel_serves_is_refused_with_the_reason() -> None:
+    with backend.use_backend("triton"):
+        with pytest.raises(sm.BackendError, match="no configuration for size 65"):
+            cayley(skew(numbers(1, 65 * 32, grad=False), 65))
+        with pytest.raises(sm.BackendError, match="complex128"):
+            cayley(1j * numbers(1, 2, 2, grad=False))
+        with pytest.raises(sm.BackendError, match="no configuration for size 70"):
+            rotate_rows(numbers(2, 8000, grad=False), numbers(70, 8000, grad=False))
+    with backend.use_backend("reference"):
+        assert cayley(skew(numbers(1, 65 * 32, grad=False), 65)).shape == (1, 65, 65)
+
+
+def test_an_adapter_of_one_merged_span() -> None:
+    """BOFT's factors for many rows are one block-diagonal pass."""
+    a = sm.OrthogonalButterfly(numbers(2, 4, 6, grad=False))
+    x = numbers(2048, 16, grad=False)
+    with backend.use_backend("triton"):
+        found = a.linear(x)
+    assert torch.allclose(found, a.linear(x), rtol=1e-12, atol=1e-12)

@@ -1,0 +1,114 @@
+"""The kernels without a GPU: the lane under Triton's interpreter in its own process, and who is chosen when."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import structmat as sm
+from structmat import backend
+from structmat.kernels import configs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_lane_under_the_interpreter() -> None:
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout and "skipped" not in done.stdout
+
+
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if key != "STRUCTMAT_KERNELS"}
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**kept, **environment}, capture_output=True, text=True
+    )
+
+
+def test_the_environment_sets_the_mode() -> None:
+    program = (
+        "import torch, structmat as sm\n"
+        "try: print(sm.HouseholderProduct(torch.ones(2, 8)).linear(torch.ones(8)).shape)\n"
+        "except sm.BackendError as e: print(e)"
+    )
+    assert "[8]" in run(program, STRUCTMAT_KERNELS="off").stdout
+    assert "Triton kernels run on CUDA devices, not on cpu" in run(program, STRUCTMAT_KERNELS="force").stdout
+    assert "legal values are auto, off, force" in run(program, STRUCTMAT_KERNELS="on").stderr
+
+
+def test_no_kernel_is_loaded_unless_it_serves() -> None:
+    program = (
+        "import sys, torch, structmat as sm\n"
+        "sm.HouseholderProduct(torch.ones(2, 8)).linear(torch.ones(8))\n"
+        "print([m for m in sys.modules if m.startswith('structmat.kernels')])"
+    )
+    assert run(program).stdout.strip() == "[]"
+
+
+CUDA = torch.device("cuda", 0)
+SHAPES = ((2048, 8, 8),)
+
+
+def test_auto_needs_a_measurement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(backend, "_capability", lambda device: (9, 0))
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: object())
+    choice = backend.choose("cayley", CUDA, torch.float32, SHAPES)
+    assert choice == ("reference", "no measurement of cayley for these sizes is stored for sm_90")
+    assert not list(configs.TUNED.glob("*.json")), "a stored measurement changes the default: say so in docs/kernels.md"
+    stored = {"measured": {"cayley/float32/8/2048": {"cayley_forward": "cayley_forward-fp32-8-w1-s1"}}}
+    (tmp_path / "sm90.json").write_text(json.dumps(stored))
+    monkeypatch.setattr(configs, "TUNED", tmp_path)
+    assert backend.choose("cayley", CUDA, torch.float32, SHAPES) == ("triton", "measured to be faster on sm_90")
+    assert backend.choose("cayley", CUDA, torch.float32, ((4096, 8, 8),))[0] == "reference"
+    assert backend.choose("cayley", CUDA, torch.float64, SHAPES)[0] == "reference"
+    with backend.use_backend("reference"):
+        assert backend.choose("cayley", CUDA, torch.float32, SHAPES)[0] == "reference"
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype", "shapes", "capability", "reason"),
+    [
+        ("toeplitz_product", torch.float32, ((3,),), (9, 0), "holds no Triton kernel for toeplitz_product"),
+        ("cayley", torch.bfloat16, SHAPES, (9, 0), "take float32, not bfloat16"),
+        ("cayley", torch.float64, SHAPES, (9, 0), "not float64"),
+        ("cayley", torch.float32, ((2, 128, 128),), (9, 0), "no configuration for size 128"),
+        ("cayley", torch.float32, ((0, 8, 8),), (9, 0), "nothing to compute"),
+        ("cayley", torch.float32, SHAPES, (7, 5), "compute capability 8.0"),
+        ("block_diagonal", torch.float32, ((9, 256), (2, 128, 128)), (9, 0), "no configuration for size 128"),
+    ],
+)
+def test_reasons(
+    op: str, dtype: torch.dtype, shapes: configs.Shapes, capability: tuple[int, int], reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(backend, "_capability", lambda device: capability)
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: object())
+    assert reason in backend.choose(op, CUDA, dtype, shapes)[1]
+    with backend.use_backend("triton"), pytest.raises(sm.BackendError, match=reason):
+        backend.choose(op, CUDA, dtype, shapes)
+
+
+def test_every_line_has_a_name_of_its_own_and_every_size_is_served() -> None:
+    names = [c.name for c in configs.TABLE]
+    assert len(set(names)) == len(names)
+    for op, kernels in configs.OPERATIONS.items():
+        for dtype in ("float32", "bfloat16"):
+            served = [n for n in range(2, 70) if all(configs.lines(kernel, dtype, n) for kernel in kernels)]
+            assert served == list(range(2, served[-1] + 1)) and served[-1] >= 32, op
+
+
+def test_the_compiled_configurations_are_those_of_the_table() -> None:
+    """``python -m benchmarks.aot`` wrote the report for this table, without a fault."""
+    report = json.loads((ROOT / "benchmarks" / "aot.json").read_text())
+    assert {line["config"] for line in report["lines"] if line["sm"] == 90} == {c.name for c in configs.TABLE}
+    assert not [line for line in report["lines"] if line["faults"]]
