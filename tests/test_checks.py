@@ -258,3 +258,8 @@ def test_drift_of_half_entries_is_seen(n: int, dtype: torch.dtype) -> None:
     assert not checks.is_orthogonal((q * (1 + 4 * eps)).to(dtype))
     product = sm.HouseholderProduct(_numbers(5, n, dtype=F64).to(dtype))
     assert checks.is_orthogonal(product) and checks.is_orthogonal(product, probes=4) and checks.check_claims(product)
+
+
+def test_claims_of_what_claims_nothing() -> None:
+    with pytest.raises(TypeError, match="check_claims: a Matrix is needed, got Tensor, which claims nothing"):
+        checks.check_claims(torch.eye(3))

@@ -34,6 +34,11 @@ def check_claims(a: Matrix, *, probes: int | None = None, generator: torch.Gener
     >>> bool(sm.checks.check_claims(sm.Circulant(torch.randn(10**5))))
     True
     """
+    if not isinstance(a, Matrix):
+        raise TypeError(
+            f"check_claims: a Matrix is needed, got {type(a).__name__}, which claims nothing; "
+            "structmat.Dense(tensor).assume(...) does"
+        )
     claims = sorted(a.claims.properties, key=lambda c: c.name)
     reports = _of_entries(a, claims) if from_entries(a, probes) else _of_products(a, claims, probes, generator)
     wrong = sum(not r.ok for r in reports.values())
