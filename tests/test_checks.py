@@ -13,7 +13,7 @@ import torch
 
 import structmat as sm
 from structmat import Claim, checks
-from structmat.testing import assert_claims, assert_orthogonal, assert_rank_at_most
+from structmat.testing import assert_claims, assert_orthogonal, assert_rank_at_most, check_matrix_type
 
 F64 = torch.float64
 
@@ -263,3 +263,8 @@ def test_drift_of_half_entries_is_seen(n: int, dtype: torch.dtype) -> None:
 def test_claims_of_what_claims_nothing() -> None:
     with pytest.raises(TypeError, match="check_claims: a Matrix is needed, got Tensor, which claims nothing"):
         checks.check_claims(torch.eye(3))
+
+
+def test_an_example_without_its_entries_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"example 0 is a Diagonal; an Example or a pair \(matrix, its dense entries\)"):
+        check_matrix_type(sm.Diagonal, [sm.Diagonal(_numbers(3))])  # type: ignore[list-item]

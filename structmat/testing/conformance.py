@@ -118,6 +118,12 @@ def _cases(examples: Iterable[Example | tuple[Matrix, torch.Tensor]]) -> Iterato
     """The name of each case, whether it is compiled (the first dtype of an example is), and the case."""
     for k, example in enumerate(examples):
         if not isinstance(example, Example):
+            if not (isinstance(example, tuple) and len(example) == 2):
+                kind = type(example).__name__
+                raise TypeError(
+                    f"check_matrix_type: example {k} is a {kind}; an Example or a pair (matrix, its dense entries) "
+                    "is needed"
+                )
             matrix, dense = example
             size = float(torch.linalg.vector_norm(dense.detach(), dim=(-2, -1)).max())
             yield f"example {k}", True, Case(matrix, dense.detach(), size)
