@@ -21,7 +21,7 @@ from tests.adapters.golden.make_peft import FILES
 from tests.adapters.test_checkpoint_fuzz import JSON, MUTATIONS, TENSORS, fingerprint
 
 GOLDEN = Path(__file__).parent / "golden"
-COUNT = 3000 if hypothesis.settings().max_examples >= 200 else 300
+COUNT = 1500 if hypothesis.settings().max_examples >= 200 else 300
 
 
 def placed(name: str, folder: Path) -> Path:
