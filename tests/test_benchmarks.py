@@ -11,11 +11,47 @@ import torch
 from benchmarks import machine, report, run
 from benchmarks.case import Case, Contender, Figure, Problem, fewest, overhead, speed
 from benchmarks.cases import CASES, select
+from benchmarks.cases.adapter_layers import Attached, flora_problem
+from benchmarks.cases.adapter_stack import METHODS, stacked_problem
 from benchmarks.cases.adapters import cap, frozen_layer, ours_on, reference
+from benchmarks.cases.boft import Arithmetic
 from benchmarks.cases.solves import backward_error, kms_solution
+from benchmarks.papers import rows as papers_rows
+from benchmarks.papers import table
 from benchmarks.verify import Fault, verify
 
 GATED = {
+    "adapters/boft d=1024 b=32 m=1 rows=16",
+    "adapters/boft d=1024 b=32 m=1 rows=256",
+    "adapters/boft d=4096 b=32 m=1 rows=16",
+    "adapters/boft d=1024 b=32 m=2 rows=256",
+    "adapters/boft d=1024 b=32 m=2 rows=2048",
+    "adapters/boft d=1024 b=2 m=10 rows=256",
+    "adapters/flora linear d=4096 r=16 rows=16",
+    "adapters/flora linear d=4096 r=16 rows=2048",
+    "adapters/flora conv 256 3x3 batch=8",
+    "adapters/minilm qv 16x32 HRA r=8",
+    "adapters/minilm qv 16x32 BOFT b=8 m=2",
+    "adapters/minilm qv 16x32 toeplitz",
+    "adapters/minilm qv 16x32 circulant",
+    "adapters/minilm qv 16x32 kronecker",
+    "adapters/minilm qv 2x32 HRA r=8",
+    "adapters/minilm qv 2x32 BOFT b=8 m=2",
+    "adapters/minilm qv 2x32 toeplitz",
+    "adapters/minilm qv 2x32 circulant",
+    "adapters/minilm qv 2x32 kronecker",
+    "adapters/minilm all 16x32 HRA r=8",
+    "adapters/minilm all 16x32 BOFT b=8 m=2",
+    "adapters/minilm all 16x32 toeplitz",
+    "adapters/minilm all 16x32 circulant",
+    "adapters/minilm all 16x32 kronecker",
+    "adapters/convolutions FLoRA r=8",
+    "adapters/minilm memory all HRA r=8",
+    "adapters/minilm memory all BOFT b=8 m=2",
+    "adapters/stack of 1000 LoRA r=8 d=256",
+    "adapters/stack of 1000 LoRA r=8 d=1024",
+    "adapters/stack of 1000 HRA r=8 d=256",
+    "adapters/stack of 1000 HRA r=8 d=1024",
     "boft/peft d=1024 b=32 m=1 rows=16",
     "boft/peft d=1024 b=32 m=1 rows=256",
     "boft/arithmetic d=1024 b=32 m=2 rows=256",
@@ -219,6 +255,47 @@ def test_the_adapter_reference_agrees_with_our_layer_on_a_small_one() -> None:
     mine = (y, *torch.autograd.grad(y, (x, parameter), g))
     for a, b in zip(mine, reference(layer, vectors, x.detach(), g), strict=True):
         assert float((a.detach().double() - b).norm() / b.norm()) <= 100 * torch.finfo(torch.float32).eps
+
+
+def test_the_attached_boft_and_flora_compute_what_their_peers_do() -> None:
+    layer = frozen_layer(16)
+    skew = 0.3 * torch.randn(2, 4, 6)
+    x = torch.randn(5, 16)
+    ours, theirs = Attached(layer, skew), Arithmetic(layer, skew)
+    assert ours.rotation.shape == skew.shape and ours.scale.shape == (16,)
+    eps = torch.finfo(torch.float32).eps
+    assert float((ours(x) - theirs(x)).norm() / theirs(x).norm()) <= 100 * eps
+    verify(flora_problem(torch.nn.Linear(12, 8), (2, 2), torch.randn(5, 12), torch.randn(5, 8)))
+    images = torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)
+    verify(flora_problem(torch.nn.Conv2d(4, 6, 3, padding=1), (2, 3, 2, 2), *images))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_stacked_rows_are_right_in_the_case_that_times_them(name: str) -> None:
+    verify(stacked_problem(METHODS[name][0], 64, many=6, batch=4, tokens=3))
+
+
+RUN = {"numbers": 100, "test": 80.0, "dev": 80.0, "dev_loss": 0.5, "seed": 2, "rate": 2e-3}
+
+
+def test_the_papers_table_chooses_rates_on_dev_and_judges_the_means() -> None:
+    runs = [
+        RUN | {"row": "head", "numbers": 0, "test": 75.0},
+        RUN | {"row": "lora8", "test": 81.0},
+        RUN | {"row": "lora8", "rate": 4e-3, "dev": 82.0, "test": 80.0},
+        RUN | {"row": "lora8", "rate": 4e-3, "seed": 3, "dev": 60.0, "test": 82.0},
+        RUN | {"row": "hra8", "numbers": 50, "test": 79.0},
+        RUN | {"row": "hra8", "numbers": 50, "rate": 8e-3, "dev_loss": 0.4, "test": 80.1},
+        RUN | {"row": "circulant", "numbers": 7, "test": 78.0},
+    ]
+    found = {line.row.name: line for line in table.lines(runs)}
+    assert (found["lora8"].rate, found["lora8"].tests, found["lora8"].mean) == (4e-3, (80.0, 82.0), 81.0)
+    assert found["lora8"].error == pytest.approx(1.0)
+    assert found["hra8"].rate == 8e-3 and found["hra8"].faults == ()  # of equal accuracies the lower loss
+    assert found["circulant"].faults == ("3.0 below LoRA r=8", "only 3.0 above the head", "0.070 of LoRA's numbers")
+    assert "| HRA r=8 | 50 | 0.5 | 0.008 | 80.1 ± nan | 80.1 | met |" in table.markdown(list(found.values()))
+    with pytest.raises(ValueError, match="no row nobody; there are: head, lora8"):
+        papers_rows.chosen(["nobody"])
 
 
 def test_the_exact_kms_solution_and_the_measured_backward_error() -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "fold",
     "full_precision",
     "has_left",
+    "in_core",
     "run",
     "settled",
     "split",
@@ -56,6 +57,13 @@ def full_precision(device: str) -> AbstractContextManager[Any]:
 def as_matrix(delta: Matrix | Tucker) -> Matrix:
     """What an ``Add`` adds, as a matrix ``(out_features, columns)``: of a tensor, its first mode as rows."""
     return delta.matricize((0,)) if isinstance(delta, Tucker) else delta
+
+
+def in_core(update: Add) -> Add:
+    """The scale of an addition in Tucker form moved into its core, which is far smaller than an output."""
+    if update.scale == 1.0 or not isinstance(update.matrix, Tucker):
+        return update
+    return Add(update.matrix * update.scale)
 
 
 def weighted(update: Update, weight: float, name: str = "the adapter") -> Update:
@@ -156,6 +164,7 @@ def _run(chain: Sequence[Update], x: torch.Tensor, base: Base, dtype: torch.dtyp
     if span is not None and not _keeps_rows(update):  # all outputs are needed, and then cut
         return _run(chain, x, base, dtype, None)[..., span[0] : span[1]]
     if isinstance(update, Add):
+        update = in_core(update)
         delta = _rows(as_matrix(update.matrix), x, dtype)
         delta = delta if span is None else delta[..., span[0] : span[1]]
         inner = _run(rest, x, base, dtype, span)

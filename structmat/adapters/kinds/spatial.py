@@ -56,8 +56,7 @@ class _Conv(Kind):
         wide = x.to(dtype)
         with folding.full_precision(x.device.type), lean.narrow(x, wide):
             for update in deltas:
-                delta = _tucker(layer, update.matrix, wide)  # type: ignore[arg-type]
-                y = y + (update.scale * delta).to(y.dtype)
+                y = y + _tucker(layer, folding.in_core(update).matrix, wide).to(y.dtype)  # type: ignore[arg-type]
         return y
 
 
