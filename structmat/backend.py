@@ -63,7 +63,8 @@ class Plan:
     """How a call would run: the path, the reason for it, and estimates of its work.
 
     ``flops`` counts real floating-point operations (a complex multiply-add is 8), ``bytes`` the tensors read and
-    written once each; None where no formula is known (a callable wrapped as a matrix).
+    written once each; None where no formula is known (a callable wrapped as a matrix). ``implementation`` is
+    "reference" or "triton" and ``why`` the reason; ``operations`` are those that ``choose`` was asked about.
     """
 
     path: str
@@ -71,6 +72,8 @@ class Plan:
     flops: float | None = None
     bytes: float | None = None
     implementation: str = "reference"
+    why: str = ""
+    operations: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...] = ()
 
     def __str__(self) -> str:
         flops, moved = ("unknown" if v is None else f"{v:.3g}" for v in (self.flops, self.bytes))
@@ -210,9 +213,10 @@ def explain(*arguments: Any, **options: Any) -> Plan:
         x = rest[0]
         columns = 1 if x.ndim == 1 else int(x.numel() // max(1, matrix.shape[-1]))
     device, dtype = matrix.device or torch.device("cpu"), matrix.dtype or torch.get_default_dtype()
-    implementation, _ = choose(verb, device, dtype, (tuple(matrix.shape),))
     plan: Plan = matrix.plan(verb, columns, **options)
-    return dataclasses.replace(plan, implementation=implementation)
+    asked = plan.operations or ((verb, (tuple(matrix.shape),)),)
+    chosen = sorted([choose(op, device, dtype, shapes) for op, shapes in asked])  # one without a kernel decides
+    return dataclasses.replace(plan, implementation=chosen[0][0], why=chosen[0][1])
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -112,3 +112,17 @@ def test_the_compiled_configurations_are_those_of_the_table() -> None:
     report = json.loads((ROOT / "benchmarks" / "aot.json").read_text())
     assert {line["config"] for line in report["lines"] if line["sm"] == 90} == {c.name for c in configs.TABLE}
     assert not [line for line in report["lines"] if line["faults"]]
+
+
+def test_explain_says_why_no_kernel_runs() -> None:
+    """The operation and the sizes that were asked about, and the reason; on demand, the error of the call itself."""
+    a, x = sm.HouseholderProduct(torch.ones(3, 16)), torch.ones(4, 16)
+    plan = backend.explain(a, x)
+    assert plan.implementation == "reference" and plan.operations == (("householder_product", ((4, 16), (3, 16))),)
+    assert plan.why == "no Triton kernel for householder_product is stored for cpu"
+    merged = backend.explain(sm.OrthogonalButterfly(torch.ones(2, 4, 6)), torch.ones(2048, 16))
+    assert merged.operations == (("block_diagonal", ((2048, 16), (2, 8, 8), (1,))),)
+    with backend.use_backend("reference"):
+        assert backend.explain(a, x).why == 'asked for by use_backend("reference")'
+    with backend.use_backend("triton"), pytest.raises(sm.BackendError, match="householder_product"):
+        backend.explain(a, x)

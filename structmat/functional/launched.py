@@ -14,7 +14,7 @@ import torch
 from structmat import backend
 from structmat.functional.butterfly import Digits, Step
 
-__all__ = ["CayleyKernel", "PassesKernel", "RotateKernel", "lanes_of", "passes_kernel"]
+__all__ = ["CayleyKernel", "PassesKernel", "RotateKernel", "lanes_of", "operation_of", "passes_kernel"]
 
 
 def _recorded(g: torch.Tensor) -> bool:
@@ -49,7 +49,7 @@ def lanes_of(step: Step) -> int | None:
     return math.prod(step.before[step.axes[-1] + 1 :])
 
 
-def _operation(step: Step, rows: int) -> tuple[str, tuple[tuple[int, ...], ...]]:
+def operation_of(step: Step, rows: int) -> tuple[str, tuple[tuple[int, ...], ...]]:
     """The name under which ``backend.choose`` knows a pass, and the sizes it looks at."""
     lanes = lanes_of(step)
     kind = "scattered" if lanes is None else "" if lanes == 1 else "strided"
@@ -65,7 +65,7 @@ def passes_kernel(x: torch.Tensor, out: torch.dtype, steps: tuple[Step, ...]) ->
     rows = x.numel() // max(1, x.shape[-1])
     found = []
     for step in steps:
-        name, shapes = _operation(step, rows)
+        name, shapes = operation_of(step, rows)
         kernels = backend.kernel(
             name, x, dtype=out, module="blockdiag" if shapes[2] == (1,) else "strided", shapes=shapes
         )

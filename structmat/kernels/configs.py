@@ -1,9 +1,9 @@
 """The table of configurations: which sizes and dtypes each kernel serves, and with which tiles.
 
 A line is a kernel, a kind of dtype (``half`` for bfloat16 and float16, ``fp32``) and a size (the order of the blocks,
-or the number of reflectors, padded to the size named). Every line passes ``python -m benchmarks.aot``: compiled for sm_90
-and sm_80 without a stack, without local memory, and within the shared memory of one block of threads. What has no line
-is served by the composed operations of torch.
+or the number of reflectors, padded to the size named). Every line passes ``python -m benchmarks.aot``: compiled for
+sm_90 without a stack, without local memory, and within the shared memory of one block of threads. What has no line is
+served by the composed operations of torch.
 """
 
 import functools

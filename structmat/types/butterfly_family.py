@@ -10,6 +10,7 @@ from structmat.errors import DtypeError, ShapeError
 from structmat.functional import butterfly as fb
 from structmat.functional import butterfly_apply as fa
 from structmat.functional import butterfly_peel as fp
+from structmat.functional.launched import operation_of
 
 __all__ = [
     "block_shapes",
@@ -125,7 +126,8 @@ def plan_of(plan: fa.Program, columns: int, itemsize: int) -> backend.Plan:
     whole = len(steps) == 1 and steps[0].rest == 1
     path = "dense" if whole else "per factor" if len(steps) == len(links.steps) else "merged"
     reason = f"{fa.describe(plan)}: of all ways to cut the chain the least estimated time for {columns} rows"
-    return backend.Plan(path, reason, flops, moved)
+    asked = tuple([operation_of(step, columns) for step in steps])
+    return backend.Plan(path, reason, flops, moved, operations=asked)
 
 
 def require_positive(m: int, n: int) -> None:

@@ -31,6 +31,11 @@ def numbers(*shape: int, dtype: torch.dtype, turned: bool = False) -> torch.Tens
     return found.mT if turned else found
 
 
+def eye_at_zero(r: int) -> torch.Tensor:
+    """One at the first place of the diagonal."""
+    return torch.nn.functional.pad(torch.ones(1, 1, dtype=F64), (0, r - 1, 0, r - 1))
+
+
 def near(found: torch.Tensor, wanted: torch.Tensor, size: torch.Tensor, k: int) -> None:
     """``size``: the sums of the moduli of what was added; k: how many were."""
     rounding = 0.0 if found.dtype == torch.float32 else torch.finfo(found.dtype).eps
@@ -123,7 +128,8 @@ def test_factor_of_reflections(config: Config, dtype: torch.dtype) -> None:
         m = torch.triu(gram, 1) + torch.diag(torch.diagonal(gram)) / 2
         m[0, 0] = 0.5  # tau = 2 of a vector that is zero
         exact = torch.linalg.inv(m)
-        condition = exact.abs() @ m.abs() @ exact.abs()  # componentwise, of a triangular inverse
+        moduli = torch.triu(v.to(F64).abs() @ v.to(F64).abs().mT) + eye_at_zero(r)  # what the sums of m round against
+        condition = exact.abs() @ moduli @ exact.abs()
         assert bool(((t.to(F64) - exact).abs() <= (r + 16) * EPS * condition).all())
         assert float(torch.tril(t, -1).abs().max()) == 0
 

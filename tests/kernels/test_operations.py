@@ -9,11 +9,12 @@ import torch
 
 import structmat as sm
 from structmat import backend
-from structmat.functional.butterfly_apply import kept_rows, program_of
 from structmat.functional.butterfly import cached_chain
+from structmat.functional.butterfly_apply import kept_rows, program_of
 from structmat.functional.householder import rotate_rows
 from structmat.functional.orthogonal import cayley, skew
-from structmat.kernels import blockdiag, cayley as cayley_kernel, householder, strided
+from structmat.kernels import blockdiag, householder, strided
+from structmat.kernels import cayley as cayley_kernel
 
 F64 = torch.float64
 
@@ -23,10 +24,17 @@ def numbers(*shape: int, dtype: torch.dtype = F64, grad: bool = True) -> torch.T
     return found.requires_grad_(grad)
 
 
+def loss(y: torch.Tensor) -> torch.Tensor:
+    """Of no rotation's invariants: the norm of a rotated row has no gradient."""
+    return (y * torch.linspace(-1, 2, y.shape[-1], dtype=y.dtype)).double().square().sum()
+
+
 def passes(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Two passes over digits (4, 3, 2): the middle digit (lanes 2), then the last (neighbours), output digits turned."""
     links = cached_chain((4, 3, 2), ((1,), (2,)), (5, 2))
-    return kept_rows(x, (first, second), program_of(links, (1, 2)), (2, 0, 1), torch.promote_types(x.dtype, first.dtype))
+    return kept_rows(
+        x, (first, second), program_of(links, (1, 2)), (2, 0, 1), torch.promote_types(x.dtype, first.dtype)
+    )
 
 
 OPERATIONS: dict[str, tuple[Callable[..., torch.Tensor], tuple[tuple[int, ...], ...], str]] = {
@@ -40,7 +48,12 @@ OPERATIONS: dict[str, tuple[Callable[..., torch.Tensor], tuple[tuple[int, ...], 
 def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The modules whose forward launchers ran."""
     seen: set[str] = set()
-    for module, name in ((blockdiag, "forward"), (cayley_kernel, "forward"), (householder, "apply"), (strided, "forward")):
+    for module, name in (
+        (blockdiag, "forward"),
+        (cayley_kernel, "forward"),
+        (householder, "apply"),
+        (strided, "forward"),
+    ):
 
         def spy(*given: object, run: Callable[..., object] = getattr(module, name), module: object = module) -> object:
             seen.add(module.__name__.rsplit(".", 1)[1])  # type: ignore[attr-defined]
@@ -62,8 +75,8 @@ def test_the_numbers_of_plain_torch(name: str, launched: set[str]) -> None:
         assert launched == set(modules.split())
         assert torch.autograd.gradcheck(run, given, fast_mode=True)
         assert torch.autograd.gradgradcheck(run, given, fast_mode=True)
-        eager = torch.autograd.grad(found.square().sum(), given)
-    for a, b in zip((found, *eager), (wanted, *torch.autograd.grad(wanted.square().sum(), given)), strict=True):
+        eager = torch.autograd.grad(loss(found), given)
+    for a, b in zip((found, *eager), (wanted, *torch.autograd.grad(loss(wanted), given)), strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
     launched.clear()
     with backend.use_backend("triton"):
@@ -78,12 +91,12 @@ def test_half_in_and_out(name: str, dtype: torch.dtype) -> None:
     given = tuple(numbers(*shape, dtype=dtype) for shape in shapes)
     with backend.use_backend("triton"):
         found = run(*given)
-        grads = torch.autograd.grad(found.float().square().sum(), given)
+        grads = torch.autograd.grad(loss(found), given)
     exact = tuple(v.detach().double().requires_grad_() for v in given)
     wanted = run(*exact)
-    for a, b in zip((found, *grads), (wanted, *torch.autograd.grad(wanted.square().sum(), exact)), strict=True):
-        # Two roundings a pass, forward, backward and in the square: 8 of them, of the largest entry at most.
-        assert a.dtype == dtype and float((a - b).abs().max()) <= 8 * torch.finfo(dtype).eps * float(b.abs().max())
+    for a, b in zip((found, *grads), (wanted, *torch.autograd.grad(loss(wanted), exact)), strict=True):
+        # Two roundings a pass, forward, backward and in the loss: 10 of them, of the largest entry at most.
+        assert a.dtype == dtype and float((a - b).abs().max()) <= 10 * torch.finfo(dtype).eps * float(b.abs().max())
 
 
 def test_what_no_kernel_serves_is_refused_with_the_reason() -> None:
