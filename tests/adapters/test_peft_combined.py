@@ -166,6 +166,8 @@ def test_an_unknown_quantised_layer_is_called_and_never_read(name: str, tmp_path
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_torchao_merges_and_unmerges(name: str, monkeypatch) -> None:
     torchao = pytest.importorskip("torchao.quantization")
+    if peft.__version__.startswith("0.20") and not hasattr(torchao, "LinearActivationQuantizedTensor"):
+        pytest.skip("needs the package 'torchao' below 0.18 with peft 0.20")
     base = net("Linear")
     apply = torchao.Int8WeightOnlyConfig
     torchao.quantize_(base.first, apply())

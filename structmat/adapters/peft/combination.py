@@ -132,6 +132,7 @@ def _tucker(method: FLoRA, parts: Sequence[tuple[Any, State, float]], target: Ta
             factor, small = torch.linalg.qr(factor)
             core = torch.tensordot(small, core, dims=([1], [k])).movedim(0, k)
         found[f"factor{k}"] = torch.cat([factor, factor.new_zeros(d, rank - factor.shape[1])], 1)
-    unit = State({"core": core, **found}, {})
-    found["core"] = core / method.update(unit, target).scale
+    unit = method.update(State({"core": torch.ones_like(core), **found}, {}), target)
+    assert isinstance(unit.matrix, Tucker)
+    found["core"] = core / (unit.scale * unit.matrix.core.flatten()[0])
     return found

@@ -39,7 +39,7 @@ def backend(layer: "StructmatLayer") -> Any:
     base = layer.kept_layer[0] if layer.kept_layer else layer.base_layer
     try:
         found = _resolve(base, get_apply_tensor_subclass=layer.requantise)
-    except ValueError:  # torchao in a model that transformers did not quantise
+    except (ValueError, ImportError):  # torchao in a model that transformers did not quantise, or newer than this peft
         return None
     return found if found is not None and found.supports_merge else None
 
