@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def loss(y: torch.Tensor) -> torch.Tensor:
 
 
 def passes(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Two passes over digits (4, 3, 2): the middle digit (lanes 2), then the last (neighbours), output digits turned."""
+    """Two passes over digits (4, 3, 2): the middle one (lanes 2), then the last (neighbours), output digits turned."""
     links = cached_chain((4, 3, 2), ((1,), (2,)), (5, 2))
     return kept_rows(
         x, (first, second), program_of(links, (1, 2)), (2, 0, 1), torch.promote_types(x.dtype, first.dtype)
@@ -44,22 +45,21 @@ OPERATIONS: dict[str, tuple[Callable[..., torch.Tensor], tuple[tuple[int, ...], 
 }
 
 
+def noting(run: Callable[..., Any], name: str, seen: set[str]) -> Callable[..., Any]:
+    def noted(*given: Any) -> Any:
+        seen.add(name)
+        return run(*given)
+
+    return noted
+
+
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The modules whose forward launchers ran."""
     seen: set[str] = set()
-    for module, name in (
-        (blockdiag, "forward"),
-        (cayley_kernel, "forward"),
-        (householder, "apply"),
-        (strided, "forward"),
-    ):
-
-        def spy(*given: object, run: Callable[..., object] = getattr(module, name), module: object = module) -> object:
-            seen.add(module.__name__.rsplit(".", 1)[1])  # type: ignore[attr-defined]
-            return run(*given)
-
-        monkeypatch.setattr(module, name, spy)
+    launchers = ((blockdiag, "forward"), (cayley_kernel, "forward"), (householder, "apply"), (strided, "forward"))
+    for module, name in launchers:
+        monkeypatch.setattr(module, name, noting(getattr(module, name), module.__name__.rsplit(".", 1)[1], seen))
     return seen
 
 
