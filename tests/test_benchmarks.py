@@ -293,7 +293,7 @@ def test_the_papers_table_chooses_rates_on_dev_and_judges_the_means() -> None:
     assert found["lora8"].error == pytest.approx(1.0)
     assert found["hra8"].rate == 8e-3 and found["hra8"].faults == ()  # of equal accuracies the lower loss
     assert found["circulant"].faults == ("3.0 below LoRA r=8", "only 3.0 above the head", "0.070 of LoRA's numbers")
-    assert "| HRA r=8 | 50 | 0.5 | 0.008 | 80.1 ± nan | 80.1 | met |" in table.markdown(list(found.values()))
+    assert "| HRA r=8 | 50 | 0.5 | 0.008 | 80.1 | 80.1 | met so far |" in table.markdown(list(found.values()))
     with pytest.raises(ValueError, match="no row nobody; there are: head, lora8"):
         papers_rows.chosen(["nobody"])
 

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.papers import rows as table_rows
-from benchmarks.papers.table import best_rate, lines, markdown, plot
+from benchmarks.papers.table import lines, markdown, plot
 from benchmarks.papers.text import Text, encoder, sst2
 from benchmarks.papers.train import Settings, run
 
@@ -71,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
             once(row, rate, first)
     for seed in others:
         for row in wanted:
-            once(row, best_rate([r for r in record.runs if r["row"] == row.name]), seed)
-    found = lines(record.runs)
+            once(row, next(one.rate for one in lines(record.runs, options.rates) if one.row == row), seed)
+    found = lines(record.runs, options.rates)
     print("\n" + markdown(found) + f"\n\nwritten to {record.path}")
     if options.plot:
         plot(found, options.plot)

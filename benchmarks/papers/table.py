@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.papers.rows import CONTROL, HEAD, ROWS, Row
+from benchmarks.papers.rows import CONTROL, HEAD, RATES, ROWS, SEEDS, Row
 from benchmarks.papers.train import standard_error
 
 __all__ = ["Line", "best_rate", "lines", "markdown", "plot"]
@@ -17,13 +17,15 @@ Run = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A row's chosen rate and what came of it; ``faults`` are the bounds it misses."""
+    """A row's chosen rate and what came of it; ``faults`` are the bounds it misses, ``complete`` says whether every
+    rate and every seed has run."""
 
     row: Row
     rate: float
     numbers: int
     tests: tuple[float, ...]
     faults: tuple[str, ...]
+    complete: bool
 
     @property
     def mean(self) -> float:
@@ -42,15 +44,17 @@ def best_rate(runs: Sequence[Run]) -> float:
     return float(max(tried, key=lambda r: (r["dev"], -r["dev_loss"]))["rate"])
 
 
-def lines(runs: Sequence[Run]) -> list[Line]:
-    """One line for each row that has runs."""
+def lines(runs: Sequence[Run], rates: Sequence[float] = RATES) -> list[Line]:
+    """One line for each row that has runs at these rates; a record may hold others, which no row may choose."""
     found: dict[str, Line] = {}
     for row in ROWS:
-        own = [r for r in runs if r["row"] == row.name]
+        allowed = {*rates, *row.more_rates}
+        own = [r for r in runs if r["row"] == row.name and r["rate"] in allowed]
         if own:
             rate = best_rate(own)
             tests = tuple(r["test"] for r in sorted(own, key=lambda r: r["seed"]) if r["rate"] == rate)
-            found[row.name] = Line(row, rate, own[0]["numbers"], tests, ())
+            complete = {r["rate"] for r in own} == allowed and len(tests) >= len(SEEDS)
+            found[row.name] = Line(row, rate, own[0]["numbers"], tests, (), complete)
     return [dataclasses.replace(line, faults=_faults(line, found)) for line in found.values()]
 
 
@@ -75,9 +79,11 @@ def markdown(found: Sequence[Line]) -> str:
     for line in found:
         share = f"{line.numbers / control.numbers:.4g}" if control else ""
         verdict = "" if line.row.budget is None else "missed: " + "; ".join(line.faults) if line.faults else "met"
+        verdict += " so far" if verdict and not line.complete else ""
+        spread = f" ± {line.error:.1f}" if len(line.tests) > 1 else ""
         scores = " ".join(f"{t:.1f}" for t in line.tests)
         text.append(
-            f"| {line.row.title} | {line.numbers:,} | {share} | {line.rate:g} | {line.mean:.1f} ± {line.error:.1f} | "
+            f"| {line.row.title} | {line.numbers:,} | {share} | {line.rate:g} | {line.mean:.1f}{spread} | "
             f"{scores} | {verdict} |"
         )
     return "\n".join(text)
