@@ -118,7 +118,7 @@ def main() -> None:
             process(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "env://", folder)
         else:
             folder = Path(arguments.out or scratch) / "adapters"
-            torch.multiprocessing.spawn(process, (2, f"file://{scratch}/store", folder), nprocs=2)
+            torch.multiprocessing.spawn(process, (2, (Path(scratch) / "store").as_uri(), folder), nprocs=2)
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def run(rank: int, folder: str) -> None:
     """The whole of one process; process 0 writes what it found."""
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
+    dist.init_process_group("gloo", init_method=(Path(folder) / "store").as_uri(), rank=rank, world_size=WORLD)
     try:
         found: dict[str, Any] = {}
         share = slice(rank * 8 // WORLD, (rank + 1) * 8 // WORLD)
