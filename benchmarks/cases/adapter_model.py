@@ -151,7 +151,8 @@ class _Hidden(nn.Module):
         self.encoder = encoder
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.encoder(inputs_embeds=x.view(-1, TOKENS, x.shape[-1])).last_hidden_state.reshape(x.shape)
+        tokens = min(TOKENS, len(x))  # the warm-up has fewer rows
+        return self.encoder(inputs_embeds=x.view(-1, tokens, x.shape[-1])).last_hidden_state.reshape(x.shape)
 
 
 def adapted(who: str, width: int, which: int) -> tuple[nn.Module, tuple[nn.Parameter, ...]]:
