@@ -85,8 +85,6 @@ _TWICE = r"\(A \* s\)\.to_dense\(\) for s of shape \(\*batch, 1, 1\): differs|\(
 
 
 @fault(FAULTS, _TWICE)
-    FAULTS, r"\(A \* s\)\.to_dense\(\) for s of shape \(\*batch, 1, 1\): differs|\(2 A\)\.to_dense\(\): differs|2 A: "
-)
 class ScalesTwice(Plain):
     def _scale(self, factor: Any) -> Matrix:
         return Plain(self.entries * factor * factor)
