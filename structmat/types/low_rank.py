@@ -52,10 +52,10 @@ class LowRank(Matrix):
         out = torch.promote_types(left.dtype, x.dtype)
         wide = backend.compute_dtype(out)  # of half entries: rounded once, at the end
         left, right, x = left.to(wide), right.to(wide), x.to(wide)
-        lone = x.ndim == 1 and (
-            left.ndim > 2 or right.ndim > 2
-        )  # one row meets a batch: matmul would read (b, r) as rows
-        y = torch.matmul(torch.matmul(x[None] if lone else x, right), left.mT).to(out)
+        # One row meets a batch: matmul would read (b, r) as rows.
+        lone = x.ndim == 1 and (left.ndim > 2 or right.ndim > 2)
+        with backend.full_precision(x.device):
+            y = torch.matmul(torch.matmul(x[None] if lone else x, right), left.mT).to(out)
         return y[..., 0, :] if lone else y
 
     def transpose(self) -> Matrix:

@@ -98,5 +98,5 @@ def sharded(tensor: object) -> bool:
 
 def gathered(tensor: torch.Tensor) -> torch.Tensor:
     """The whole of a tensor that is spread over devices, differentiable: every process must call this."""
-    whole: torch.Tensor = tensor.full_tensor() if sharded(tensor) else tensor  # type: ignore[operator]
+    whole: torch.Tensor = tensor.full_tensor() if sharded(tensor) else tensor  # type: ignore[attr-defined]
     return whole
