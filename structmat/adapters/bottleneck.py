@@ -40,7 +40,7 @@ class Bottleneck:
     name: ClassVar[str] = "Bottleneck"
     structure: str
     activation: str = "gelu"
-    scale: float = 4.6
+    scale: float = 9.2
     form: str = "direct"
     rank: int | None = None
 

@@ -228,7 +228,7 @@ def _surm(method: SURM, target: Target, tensors: Tensors, as_boft: bool) -> Writ
     if target.kernel:
         raise _refuse(method, target, f"PEFT's product has the channels alone in its first factor; {_WAY_OUT}")
     first, second = tensors["entries"], tensors["second"]
-    scale = method.scale * math.sqrt(3 / second.shape[-2])
+    scale = 0.5 * method.scale * math.sqrt(3 / second.shape[-2])
     found = {"first": first, "second": second}
     return _lokr(LoKr((first.shape[0], first.shape[1]), scale=scale), target, found, as_boft)
 

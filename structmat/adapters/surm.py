@@ -49,10 +49,11 @@ class SURM:
     Kronecker and LDR matrices are products as they stand and have no "product" form.
 
     Scaling rule: one number of D stands in every row once and meets n inputs, so a step of Adam at rate e moves each
-    output by about ``s e sqrt(n)`` inputs, where a LoRA of rank r moves it by about ``r e / sqrt(3)``. With ``s =
-    scale / sqrt(n)`` the two agree at ``scale = r / sqrt(3)`` for every n, so one learning rate serves all structures
-    and sizes. A Kronecker step adds up r products with random signs, hence ``s = scale sqrt(3 / r)``; the r terms of
-    an LDR add up, hence ``s = scale / (r sqrt(n))``.
+    output by about ``s e sqrt(n)`` inputs, where a LoRA of rank r moves it by about ``r e / sqrt(3)`` at first and, its
+    other factor trained too, soon by twice that. With ``s = scale / sqrt(n)`` they agree at ``scale = 2 r / sqrt(3)``
+    for every n, so one learning rate serves all structures and sizes. Products of trained factors speed up as LoRA does
+    and take half: product forms ``s = scale / (2 sqrt(n))``; a Kronecker step adds up r products with random signs,
+    ``s = scale sqrt(3 / r) / 2``; the r terms of an LDR add up, ``s = scale / (2 r sqrt(n))``.
 
     Cost:     O((m + n) log(m + n)) flops per row by FFT.
     Args:
@@ -67,7 +68,7 @@ class SURM:
 
     name: ClassVar[str] = "SURM"
     structure: str
-    scale: float = 4.6
+    scale: float = 9.2
     form: str = "direct"
     rank: int | None = None
 
@@ -137,11 +138,11 @@ class SURM:
         if self.structure in _RANKED:
             assert second is not None
             if self.structure == "kronecker":
-                scale = self.scale * math.sqrt(3 / second.shape[-2])
+                scale = 0.5 * self.scale * math.sqrt(3 / second.shape[-2])
                 return Add(Kronecker((Dense(entries * scale), Dense(second))))
-            return Add(_ldr(entries * (self.scale / (math.sqrt(n) * entries.shape[-2])), second, m, n))
+            return Add(_ldr(entries * (0.5 * self.scale / (math.sqrt(n) * entries.shape[-2])), second, m, n))
         build = _STRUCTURES[self.structure][1]
-        first = entries * (self.scale / math.sqrt(n))
+        first = entries * ((self.scale if second is None else 0.5 * self.scale) / math.sqrt(n))
         if second is None:
             matrix = build(first, m, n)
         elif self.structure == "circulant":

@@ -188,19 +188,19 @@ def mixed_butterfly(trained: dict[str, torch.Tensor], n: int, digits: tuple[int,
 
 
 def turned(method, trained: dict[str, torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
-    """``diag(s) W R^T`` of OFT and BOFT; "even" steps divide the triangles by 0.95 b m / 3.7."""
+    """``diag(s) W R^T`` of OFT and BOFT; "even" steps divide the triangles by 0.95 b m / 7.4."""
     n = weight.shape[1]
     paper = method.step == "paper"
     if isinstance(method, adapters.OFT):
         b, k = method.sizes(n)
-        entries = trained["skew"].expand(k, -1) * (1 if paper else 3.7 / (0.95 * b))
+        entries = trained["skew"].expand(k, -1) * (1 if paper else 7.4 / (0.95 * b))
         r = torch.block_diag(*(rotation_of(entries[i], b) for i in range(k)))
     elif "skew" in trained:
-        r = butterfly(trained["skew"] * (1 if paper else 3.7 / (0.95 * method.block * method.factors)), n)
+        r = butterfly(trained["skew"] * (1 if paper else 7.4 / (0.95 * method.block * method.factors)), n)
     else:
         digits = method.digits(n)
         used = digits[::-1][: method.factors]
-        scaled = {f"skew{k}": trained[f"skew{k}"] * (3.7 / (0.95 * p * len(used))) for k, p in enumerate(used)}
+        scaled = {f"skew{k}": trained[f"skew{k}"] * (7.4 / (0.95 * p * len(used))) for k, p in enumerate(used)}
         r = mixed_butterfly(scaled, n, digits)
     found = weight @ r.mT
     return trained["scales"][:, None] * found if "scales" in trained else found
@@ -228,14 +228,14 @@ def change(method, state: State, weight: torch.Tensor) -> torch.Tensor:
         return weight + scale * delta.reshape(m, n)
     if isinstance(method, adapters.SURM) and method.structure == "kronecker":
         r = trained["second"].shape[0]
-        return weight + method.scale * (3 / r) ** 0.5 * torch.kron(trained["entries"], trained["second"])
+        return weight + 0.5 * method.scale * (3 / r) ** 0.5 * torch.kron(trained["entries"], trained["second"])
     if isinstance(method, adapters.SURM) and method.structure == "ldr":
         size = max(m, n)
         delta = sum(
             structured("circulant", g, size, size) @ structured("skew", h, size, size)
             for g, h in zip(trained["entries"], trained["second"], strict=True)
         )
-        return weight + method.scale / (n**0.5 * len(trained["entries"])) * delta[:m, :n]
+        return weight + 0.5 * method.scale / (n**0.5 * len(trained["entries"])) * delta[:m, :n]
     if isinstance(method, adapters.LoRA):
         scale = 1.0 if method.alpha is None else method.alpha / method.rank
         return weight + scale * trained["left"] @ trained["right"].mT
@@ -250,4 +250,4 @@ def change(method, state: State, weight: torch.Tensor) -> torch.Tensor:
         delta = structured("circulant", first * second, m, n)
     else:
         delta = structured(method.structure, first, m, n) @ structured(method.structure, second, n, n)
-    return weight + method.scale / n**0.5 * delta
+    return weight + method.scale * (1 if second is None else 0.5) / n**0.5 * delta

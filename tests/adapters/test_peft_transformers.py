@@ -109,7 +109,7 @@ def test_the_callback_regularises_and_projects(tmp_path) -> None:
     _, _, model = adapted("BERT", "OFT", init_weights=True, constraint=1e-3)
     trainer(model, batch, tmp_path, 3, [bridge.StructmatCallback()]).train()
     sizes = [
-        2**0.5 * layer.state("default").trained["skew"].norm() * 3.7 / (0.95 * layer.in_features)
+        2**0.5 * layer.state("default").trained["skew"].norm() * 7.4 / (0.95 * layer.in_features)
         for layer in model.modules()
         if isinstance(layer, bridge.StructmatLayer)
     ]

@@ -91,7 +91,8 @@ def _numbers(method: SURM, parts: Sequence[tuple[Any, State, float]]) -> dict[st
     """Circulant and Toeplitz matrices add up number by number."""
     terms = []
     for one, (trained, _), weight in parts:
-        entries = trained["entries"] * trained["second"] if "second" in trained else trained["entries"]
+        # A product takes half the scale (structmat.adapters.surm), the sum is written without one.
+        entries = 0.5 * trained["entries"] * trained["second"] if "second" in trained else trained["entries"]
         terms.append(entries * (weight * one.scale / method.scale))
     return {"entries": torch.stack(terms).sum(0)}
 

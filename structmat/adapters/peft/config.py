@@ -186,6 +186,6 @@ class StructmatSurmConfig(StructmatConfig):
     method_name: ClassVar[str] = "SURM"
 
     structure: str = "circulant"
-    scale: float = 4.6
+    scale: float = 9.2
     form: str = "direct"
     rank: int | None = None
