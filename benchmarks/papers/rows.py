@@ -8,7 +8,7 @@ from structmat import adapters
 __all__ = ["CONTROL", "HEAD", "HEAD_RATE", "RATES", "ROWS", "SEEDS", "Row", "chosen"]
 
 SEEDS = (2, 3, 4)
-RATES = (2e-3, 4e-3, 8e-3)  # the same for every row
+RATES = (1e-3, 2e-3, 4e-3)
 HEAD_RATE = 5e-3  # of the head, in every row
 HEAD, CONTROL = "head", "lora8"
 
