@@ -285,15 +285,15 @@ def test_the_papers_table_chooses_rates_on_dev_and_judges_the_means() -> None:
         RUN | {"row": "lora8", "rate": 4e-3, "dev": 82.0, "test": 80.0},
         RUN | {"row": "lora8", "rate": 4e-3, "seed": 3, "dev": 60.0, "test": 82.0},
         RUN | {"row": "hra8", "numbers": 50, "test": 79.0},
-        RUN | {"row": "hra8", "numbers": 50, "rate": 8e-3, "dev_loss": 0.4, "test": 80.1},
+        RUN | {"row": "hra8", "numbers": 50, "rate": 4e-3, "dev_loss": 0.4, "test": 80.1},
         RUN | {"row": "circulant", "numbers": 7, "test": 78.0},
     ]
     found = {line.row.name: line for line in table.lines(runs)}
     assert (found["lora8"].rate, found["lora8"].tests, found["lora8"].mean) == (4e-3, (80.0, 82.0), 81.0)
     assert found["lora8"].error == pytest.approx(1.0)
-    assert found["hra8"].rate == 8e-3 and found["hra8"].faults == ()  # of equal accuracies the lower loss
+    assert found["hra8"].rate == 4e-3 and found["hra8"].faults == ()  # of equal accuracies the lower loss
     assert found["circulant"].faults == ("3.0 below LoRA r=8", "only 3.0 above the head", "0.070 of LoRA's numbers")
-    assert "| HRA r=8 | 50 | 0.5 | 0.008 | 80.1 | 80.1 | met so far |" in table.markdown(list(found.values()))
+    assert "| HRA r=8 | 50 | 0.5 | 0.004 | 80.1 | 80.1 | met so far |" in table.markdown(list(found.values()))
     with pytest.raises(ValueError, match="no row nobody; there are: head, lora8"):
         papers_rows.chosen(["nobody"])
 
