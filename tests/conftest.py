@@ -49,6 +49,15 @@ def _fixed_state() -> Iterator[None]:
     assert left == (dtype, grad), f"the test left (default dtype, grad enabled) = {left}, it found {(dtype, grad)}"
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Import every test module from one seed: what it draws at import does not depend on what came before it."""
+    torch.manual_seed(SEED)
+    np.random.seed(SEED)
+    random.seed(SEED)
+    yield
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     """Return a seeded generator, for tests that draw their own tensors."""
