@@ -232,8 +232,11 @@ def test_wrong_input_is_named() -> None:
         checks.is_banded(a, -1, 0)
     with pytest.raises(sm.ShapeError, match=r"shapes \(4, 6\) and \(6, 4\) differ"):
         checks.distance(a, a.mT)
-    with pytest.raises(ValueError, match=r"probes=0, at least one probe is needed"):
+    with pytest.raises(ValueError, match=r"probes=0; legal are the whole numbers from 1"):
         checks.is_symmetric(a @ a.mT, probes=0)
+    for probes in (2.5, True, "3"):
+        with pytest.raises(ValueError, match=r"probes=.*; legal are the whole numbers from 1"):
+            checks.orthogonality_error(a @ a.mT, probes=probes)  # type: ignore[arg-type]
 
 
 def test_assertions_of_large_operators_look_at_products() -> None:

@@ -285,6 +285,8 @@ def test_the_guide_finds_its_planted_bug() -> None:
     [
         (lambda: strategies.tensors((2,), entries="enormous"), r"entries='enormous': legal are 'small', .*'denormal'"),
         (lambda: strategies.matrices(entries=()), r"entries=\(\): legal are"),
+        (lambda: strategies.matrices(shape=(2,)), r"matrices: shape=\(2,\); legal are \(rows, columns\)"),
+        (lambda: strategies.dense(shape=(0, 2)), r"dense: shape=\(0, 2\); legal are \(rows, columns\)"),
         (lambda: strategies.circulants(shape=(2, 3)), r"circulants: shape=\(2, 3\) is not square"),
         (lambda: strategies.identities(batch=(2,)), r"identities: batch=\(2,\), but these matrices have no batch"),
         (lambda: strategies.inverses(entries="zero"), r"inverses: the entries of these matrices are not free"),

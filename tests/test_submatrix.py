@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import structmat as sm
 from structmat import Claim, Matrix, backend
-from structmat.functional.schur import few, missing_of
+from structmat.functional.schur import Complement, few, missing_of
 from structmat.testing import assert_gradients, strategies
 from structmat.testing.reference import dense_of
 from tests.test_no_dense import no_dense_arrays
@@ -244,3 +244,23 @@ def test_other_refusals() -> None:
         whole.solve(numbers(399), method="schur", start=numbers(399))
     with pytest.raises(ValueError, match="unknown method 'lu'; legal methods are 'auto', 'dense', 'schur', 'cg'"):
         whole.solve(numbers(399), method="lu")
+
+
+def test_a_poor_first_solution_is_refined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With solves that are off by 1e-5 of their size, three refinements reach 20 eps and more would not be taken."""
+    n, gone = 300, (0, 7, 150)
+    s = sm.Submatrix(toeplitz(n), without(n, *gone))
+    b = numbers(len(s.keep), 2, seed=3)
+    once, asked = Complement._once, []
+
+    def poor(self: Complement, y: torch.Tensor) -> torch.Tensor:
+        asked.append(y)
+        x = once(self, y)
+        return x + 1e-5 * x.roll(1, -1)
+
+    monkeypatch.setattr(Complement, "_once", poor)
+    x = s.solve(b)
+    residual = torch.linalg.vector_norm(b - s @ x, dim=0)
+    size = torch.linalg.matrix_norm(s.to_dense(), 2) * torch.linalg.vector_norm(x, dim=0)
+    assert (residual <= 50 * EPS * (size + torch.linalg.vector_norm(b, dim=0))).all()
+    assert 3 <= len(asked) <= 4

@@ -62,8 +62,8 @@ def _of_scipy(a: Any) -> Matrix:
 def from_entries(a: Operand, probes: int | None) -> bool:
     """Whether all entries are looked at: not if products are asked for, nor if a Matrix has more than
     ``DENSE_ENTRIES``."""
-    if probes is not None and probes < 1:
-        raise ValueError(f"checks: probes={probes}, at least one probe is needed")
+    if probes is not None and (isinstance(probes, bool) or not isinstance(probes, int) or probes < 1):
+        raise ValueError(f"checks: probes={probes!r}; legal are the whole numbers from 1 (10 are usual), or None")
     return probes is None and (not isinstance(a, Matrix) or math.prod(a.shape) <= DENSE_ENTRIES)
 
 

@@ -108,7 +108,8 @@ def displacement_rank(
     """The numerical rank of ``Z_e A - A Z_f``, singular values counted above ``tol ||A||_F``; ok: at most ``most``.
 
     ``Z_e``: ones below the diagonal, e in the upper right corner. From the entries (``tol`` then ``max(m, n) eps``) up
-    to 2^20 of them, n^3 work; above, or with ``probes``, from products as ``numerical_rank``, two of A for one.
+    to 2^20 of them, n^3 work; above, or with ``probes``, from products as ``numerical_rank``, two of A for one. With
+    e = f it is defined too, but says less: every square e-circulant has rank 0, so A is known only up to one.
 
     >>> int(sm.checks.displacement_rank(sm.Toeplitz(torch.randn(9999, dtype=torch.float64), 5000)))
     2

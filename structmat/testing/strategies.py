@@ -53,6 +53,7 @@ from structmat.testing.strategies_entries import (
     Size,
     Strategy,
     batch_shapes,
+    check_shape,
     dtypes,
     legal_kinds,
     tensors,
@@ -224,6 +225,7 @@ def matrices(
     if type is not None:
         return of_type(type)(dtype, most, batch, shape, entries)
     legal_kinds(entries)
+    check_shape("matrices", shape)
     square = shape is None or shape[0] == shape[1]
     kinds = [*_ANY, *(_SQUARE if square else ())]
     without: set[Any] = {Identity} if batch else set()

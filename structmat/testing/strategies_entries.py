@@ -218,6 +218,15 @@ class Draw:
         return form(dataclasses.replace(self, batch=batch, shape=shape))
 
 
+def check_shape(name: str, shape: object) -> None:
+    """ValueError unless ``shape`` is None or two whole numbers from 1."""
+    if shape is None:
+        return
+    sizes = tuple(shape) if isinstance(shape, Sequence) else ()
+    if len(sizes) != 2 or not all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in sizes):
+        raise ValueError(f"{name}: shape={shape!r}; legal are (rows, columns), two whole numbers from 1, or None")
+
+
 def strategy(*, square: bool = False, batched: bool = True, plain: bool = True) -> Callable[[Any], Function]:
     """Make a function of ``Draw`` a strategy of the signature that all share; it keeps the function as ``form``.
 
@@ -234,6 +243,7 @@ def strategy(*, square: bool = False, batched: bool = True, plain: bool = True) 
             shape: Size = None,
             entries: Entries = None,
         ) -> Strategy:
+            check_shape(name, shape)
             if square and shape is not None and shape[0] != shape[1]:
                 raise ValueError(f"{name}: shape={tuple(shape)} is not square, and these matrices are")
             if batch and not batched:
