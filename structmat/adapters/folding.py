@@ -51,7 +51,9 @@ def full_precision(device: str) -> AbstractContextManager[Any]:
     """Autocast off: adapters are computed in the dtype they are kept in (small solves in bfloat16 lose
     orthogonality).
     """
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    if device == "meta" or not torch.is_autocast_enabled(device):  # meta tensors have no autocast
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def as_matrix(delta: Matrix | Tucker) -> Matrix:

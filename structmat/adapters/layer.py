@@ -64,7 +64,8 @@ class Slot(nn.Module):
 
     def state(self) -> State:
         """The tensors as the method's ``init`` returned them."""
-        trained: dict[str, Any] = dict(self._parameters)
+        # A replica of DataParallel keeps its copies of the parameters under another name.
+        trained: dict[str, Any] = dict(self._parameters or self.__dict__.get("_former_parameters", {}))
         frozen: dict[str, Any] = dict(self._buffers)
         return State(trained, frozen)
 
@@ -72,10 +73,11 @@ class Slot(nn.Module):
         """As ``state``, with what is sharded over devices gathered, differentiably: every process must call this."""
         return State(*({key: gathered(tensor) for key, tensor in part.items()} for part in self.state()))
 
-    def update(self) -> Update:
-        """The change of the weight that this adapter makes."""
+    def update(self, training: bool | None = None) -> Update:
+        """The change of the weight that this adapter makes; ``training`` (dropout) is by default the module's mode."""
+        training = self.training if training is None else training
         with folding.full_precision(self.target.device.type):
-            return self.method.update(self.state(), self.target, training=self.training)
+            return self.method.update(self.state(), self.target, training=training)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Slot":
         """Conversions of the model reach the adapter, but never below float32."""
@@ -114,14 +116,15 @@ class Adapted(nn.Module):
         return found if isinstance(found, Slot) else None
 
     def chain(self, merged: bool = False) -> list[Update]:
-        """The updates of the active adapters in the order they fold: of those that are not merged, or those that
-        are.
+        """The updates of the active adapters in the order they fold: of those that are not merged; or those that
+        are, which are without dropout in every mode.
         """
+        training = False if merged else None
         updates: list[Update] = []
         for name, weight in self.roster.active:
             slot = self.slot(name)
             if slot is not None and (name in self.roster.merged_names) == merged:
-                updates.append(folding.weighted(slot.update(), weight, name))
+                updates.append(folding.weighted(slot.update(training), weight, name))
         return updates
 
     def forward(self, x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
@@ -199,6 +202,15 @@ class Adapted(nn.Module):
             self.kept[0] = self.kept[0].to(self.base.weight.dtype)  # type: ignore[arg-type]
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles have tensors of their own, so the bank's views end there."""
+        return {**super().__getstate__(), "bank": None}  # type: ignore[misc]
+
+    def _replicate_for_data_parallel(self) -> "Adapted":
+        replica: Adapted = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica.bank = None
+        return replica
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As ``nn.Module.state_dict``; while merged, with the weight that was set aside, so that the keys and values
         are those of the unmerged model.
@@ -211,13 +223,18 @@ class Adapted(nn.Module):
                 self.base = merged
         found = super().state_dict(*args, **kwargs)
         if self.kept:
-            key = kwargs.get("prefix", "") + "base.weight"
-            found[key] = self.kept[0].detach()
+            found[self._weight_key(kwargs.get("prefix", ""))] = self.kept[0].detach()
         return found
+
+    def _weight_key(self, prefix: str) -> str:
+        """The stored weight's key in a state_dict."""
+        return f"{prefix}base.weight"
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         if self.roster.merged is not None:
             raise RuntimeError("load_state_dict on a merged model would mix two weights; call adapters.unmerge first")
+        if args[2].get("assign_to_params_buffers", False):
+            self.bank = None  # the adapters get other tensors, of which it has no views
         super()._load_from_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
@@ -245,6 +262,9 @@ class AdaptedParameter(Adapted):
             )
         chain = self.chain()
         return self.folded(chain) if chain else x
+
+    def _weight_key(self, prefix: str) -> str:
+        return prefix.rsplit(".", 2)[0] + ".original"  # of the list of parametrizations, of which this is entry 0
 
     @property
     def bias(self) -> torch.Tensor | None:
