@@ -10,8 +10,10 @@ from structmat.functional import banded as fb
 from structmat.lazy import Scaled
 from structmat.matrix import Matrix, add, matmul
 from structmat.types.banded import Banded
+from structmat.types.circulant import Circulant
 from structmat.types.dense import Dense
 from structmat.types.diagonal import Diagonal, Identity
+from structmat.types.hankel import Hankel
 from structmat.types.low_rank import LowRank
 from structmat.types.toeplitz_family import ToeplitzFamily
 from structmat.types.triangular import Triangular
@@ -107,6 +109,20 @@ def _banded_toeplitz(a: Matrix, b: Matrix) -> Matrix:
     return Banded(fb.spread(a.bands, a.upper, lower, upper) * weights[..., :, None], upper)
 
 
+def _banded_circulant(a: Matrix, b: Matrix) -> Matrix:
+    """Banded: each diagonal is scaled by the two numbers that stand on it."""
+    assert isinstance(b, Circulant)
+    return _banded_toeplitz(a, b._toeplitz())
+
+
+def _banded_hankel(a: Matrix, b: Matrix) -> Matrix:
+    """Banded: the antidiagonals at the places of the band, (l + u + 1) n numbers."""
+    assert isinstance(a, Banded) and isinstance(b, Hankel)
+    w, n = (int(s) for s in a.bands.shape[-2:])
+    places = torch.arange(w, device=a.bands.device)[:, None] + 2 * torch.arange(n, device=a.bands.device) - a.upper
+    return Banded(a.bands * b.antidiagonals[..., places.clamp(0, b.antidiagonals.shape[-1] - 1)], a.upper)
+
+
 def _banded_low_rank(a: Matrix, b: Matrix) -> Matrix:
     """Banded: the entries near the diagonal, (l + u + 1) n r flops."""
     assert isinstance(a, Banded) and isinstance(b, LowRank)
@@ -123,6 +139,8 @@ def _triangular_any(a: Matrix, b: Matrix) -> Matrix:
 
 
 _both_ways("hadamard", Banded, ToeplitzFamily, _banded_toeplitz)
+_both_ways("hadamard", Banded, Circulant, _banded_circulant)
+_both_ways("hadamard", Banded, Hankel, _banded_hankel)
 _both_ways("hadamard", Banded, LowRank, _banded_low_rank)
 _both_ways("hadamard", Triangular, Matrix, _triangular_any)
 _both_ways("hadamard", Triangular, Dense, _triangular_any)
