@@ -156,10 +156,11 @@ class Explained:
 
 
 def explain(model: nn.Module, rows: int, dtype: torch.dtype | None = None) -> Explained:
-    """How each adapted layer would run its active adapters on an input of so many rows (batch times tokens): on
-    activations, beside the product, or folded into the weight.
+    """How each adapted layer would run its active adapters on an input of so many rows (batch times tokens; of a
+    convolution batch times pixels of the output): on activations, beside the product, or folded into the weight.
 
-    ``dtype`` is that of the input, by default the layer's.
+    ``dtype`` is that of the input, by default the layer's. Inside ``torch.no_grad`` a convolution in eval mode is asked
+    what it does without a backward pass.
     """
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
         raise ValueError(f"explain: rows must be an integer of at least 1, got {rows!r}")
@@ -169,14 +170,13 @@ def explain(model: nn.Module, rows: int, dtype: torch.dtype | None = None) -> Ex
             chain, residuals = split(layer.chain())
         if not chain and not residuals:
             plans[name] = backend.Plan("base", "no active adapter, or all are merged")
-        elif not layer.kind.by_rows:
-            plans[name] = backend.Plan(
-                "weight", f"a {layer.kind.name} is run with the folded weight; additions in Tucker form beside it"
-            )
         else:
             weight = layer.base.weight if layer.kind.reads_weight else None
             given = dtype or (weight.dtype if isinstance(weight, torch.Tensor) else layer.dtype)
-            plans[name] = choose(chain, rows, layer.out_features, given)
+            if layer.kind.by_rows:
+                plans[name] = choose(chain, rows, layer.out_features, given)
+            else:
+                plans[name] = layer.kind.plan(layer.base, chain, rows, given)
     return Explained(plans)
 
 

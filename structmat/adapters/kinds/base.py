@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from structmat import backend
 from structmat.adapters import folding
 from structmat.adapters.method import Update, master_dtype
 
@@ -60,6 +61,10 @@ class Kind:
         with folding.full_precision(weight.device.type):
             matrix = folding.fold(self.matrix(layer, weight), chain)
         return self.stored(layer, matrix).to(weight.dtype)
+
+    def plan(self, layer: nn.Module, chain: Sequence[Update], rows: int, dtype: torch.dtype) -> backend.Plan:
+        """How a chain runs on so many rows (of images: points of the output) computed in ``dtype``, and why."""
+        return backend.Plan("weight", f"a {self.name} is run with the folded weight")
 
     # -- inputs -----------------------------------------------------------------------------------------------------
 
