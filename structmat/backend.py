@@ -7,12 +7,19 @@ sets one, by the environment variable ``STRUCTMAT_KERNELS`` at import: ``auto`` 
 
 ``"auto"`` takes a Triton kernel only where a measurement for the device's compute capability is stored beside the
 kernels and says that it is the faster way; this release stores none, so every call runs in plain torch.
+
+torch.compile and torch.export make the choice while they trace: where a kernel serves, an operator of
+``torch.ops.structmat`` stands in the graph, else the formula in plain torch, and a change of the mode compiles anew. A
+number of rows that is a symbol then takes a kernel where it was measured to win at every number of rows. Inside a
+transform of torch.func a compiler always sees the formula, on demand of "triton" too: torch cannot derive an operator
+there.
 """
 
 import contextlib
 import contextvars
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -26,15 +33,18 @@ from structmat.errors import BackendError
 
 __all__ = [
     "Plan",
+    "batched_by_autograd",
     "choose",
     "complex_of",
     "compute_dtype",
+    "configurations",
     "demand",
     "dense_limit",
     "eager",
     "explain",
     "full_precision",
     "kernel",
+    "launchers",
     "real_of",
     "served",
     "transforming",
@@ -55,6 +65,7 @@ def _from_environment() -> str:
 
 _DEFAULT = _from_environment()
 _mode: contextvars.ContextVar[str] = contextvars.ContextVar("structmat_backend", default=_DEFAULT)
+_seen: str = _DEFAULT  # the mode as torch.compile reads it, which cannot trace a context variable: of the last block entered
 _DENSE_LIMIT = {"cpu": 256}
 
 
@@ -86,21 +97,34 @@ def use_backend(mode: str) -> Iterator[None]:
     serve)."""
     if mode not in MODES:
         raise ValueError(f"use_backend({mode!r}): legal modes are {', '.join(map(repr, MODES))}")
-    token = _mode.set(mode)
+    global _seen  # noqa: PLW0603
+    token, before = _mode.set(mode), _seen
+    _seen = mode
     try:
         yield
     finally:
         _mode.reset(token)
+        _seen = before
 
 
 def choose(
     op: str, device: torch.device, dtype: torch.dtype, shapes: tuple[tuple[int, ...], ...] = ()
 ) -> tuple[str, str]:
-    """``("reference" | "triton", the reason)`` for ``op`` on tensors of these shapes.
+    """``("reference" | "triton", the reason)`` for ``op`` on tensors of these shapes; -1 is a number not known yet.
 
     Under ``use_backend("triton")`` it raises ``BackendError`` with the reason in place of falling back.
     """
     mode = _mode.get()
+    choice, reason = _decided(mode, op, device, dtype, shapes)
+    if choice == "reference" and mode == "triton":
+        raise BackendError(reason)
+    return choice, reason
+
+
+def _decided(
+    mode: str, op: str, device: torch.device, dtype: torch.dtype, shapes: tuple[tuple[int, ...], ...]
+) -> tuple[str, str]:
+    """``choose`` in this mode; for a refusal the reason is the text of the error."""
     if mode == "reference":
         return "reference", 'asked for by use_backend("reference")'
     if mode == "auto" and device.type != "cuda":
@@ -109,13 +133,13 @@ def choose(
     if mode == "triton":
         if lacking is None:
             return "triton", 'asked for by use_backend("triton")'
-        raise BackendError(
+        return "reference", (
             f"{op} on {device.type} in {dtype} with shapes {shapes}: {lacking}; "
             'use_backend("auto") or use_backend("reference") computes the same numbers in plain torch'
         )
     if lacking is None:
         capability = _capability(device)
-        if _configs().measured(op, _name(dtype), shapes, capability) is not None:
+        if _stored().measured(op, _name(dtype), shapes, capability) is not None:
             return "triton", f"measured to be faster on sm_{capability[0]}{capability[1]}"
         lacking = f"no measurement of {op} for these sizes is stored for sm_{capability[0]}{capability[1]}"
     return "reference", lacking
@@ -130,6 +154,13 @@ def _configs() -> Any:
     from structmat.kernels import configs  # noqa: PLC0415
 
     return configs
+
+
+def _stored() -> Any:
+    """What is stored about configurations; importing it imports no triton."""
+    from structmat.kernels import stored  # noqa: PLC0415
+
+    return stored
 
 
 @functools.cache
@@ -147,41 +178,81 @@ def _lacking(op: str, device: torch.device, dtype: torch.dtype, shapes: tuple[tu
         lacking = "triton is not installed (pip install 'structmat[triton]')"
     if lacking is None and device.type == "cuda" and _capability(device) < (8, 0):
         lacking = "the kernels need compute capability 8.0"
+    if lacking is None and device.type == "cuda":
+        lacking = _stored().lacking(op, _name(dtype), shapes, _capability(device))
     return lacking
 
 
 def served(x: torch.Tensor) -> bool:
     """Whether a kernel may be asked for at all: never on the CPU, unless "triton" is demanded."""
-    mode = _mode.get()
+    mode = _seen if torch.compiler.is_compiling() else _mode.get()
     return mode == "triton" or (mode == "auto" and x.is_cuda)
 
 
 def kernel(
-    op: str,
-    *tensors: torch.Tensor,
-    module: str,
-    dtype: torch.dtype | None = None,
-    shapes: tuple[tuple[int, ...], ...] = (),
-) -> Any:
-    """The module of launchers that serves ``op`` for these plain tensors, or None: then plain torch computes it.
+    op: str, *tensors: torch.Tensor, dtype: torch.dtype | None = None, shapes: tuple[tuple[int, ...], ...] = ()
+) -> bool:
+    """Whether a kernel serves ``op`` for these tensors; if not, plain torch computes it.
 
-    Called by operations in eager mode. The dtype and the shapes are those of the tensors unless given.
+    Called by operations in eager mode, under the transforms of torch.func, and while a compiler traces. The dtype and
+    the shapes are those of the tensors unless given.
     """
     if not served(tensors[0]):
+        return False
+    device, kind = tensors[0].device, dtype or tensors[0].dtype
+    sizes = shapes or tuple([tuple(t.shape) for t in tensors])
+    if torch.compiler.is_compiling():
+        if transforming():
+            return False
+        known = tuple([_known(sizes[0]), *[tuple([operator.index(n) for n in shape]) for shape in sizes[1:]]])
+        choice, reason = _while_tracing(_seen, op, str(device), str(kind), known)
+        if choice == "reference" and _seen == "triton":
+            raise BackendError(reason)
+        return choice == "triton"
+    if _nested_jvp():
+        return False
+    return choose(op, device, kind, sizes)[0] == "triton"
+
+
+def _known(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes, -1 for one that is a symbol."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value  # noqa: PLC0415  # with sympy: a third of a second
+
+    return tuple([operator.index(n) if has_static_value(n) else -1 for n in shape])
+
+
+@torch.compiler.assume_constant_result
+def _while_tracing(
+    mode: str, op: str, device: str, dtype: str, shapes: tuple[tuple[int, ...], ...]
+) -> tuple[str, str]:
+    """``_decided``, called by torch.compile in place of being traced: from constants to constants."""
+    return _decided(mode, op, torch.device(device), getattr(torch, dtype.removeprefix("torch.")), shapes)
+
+
+@functools.lru_cache(maxsize=4096)
+def _configurations(
+    op: str, device: torch.device, dtype: torch.dtype, shapes: tuple[tuple[int, ...], ...]
+) -> dict[str, Any] | None:
+    if _lacking(op, device, dtype, shapes) is not None:
         return None
-    sizes = shapes or tuple(tuple(t.shape) for t in tensors)
-    if choose(op, tensors[0].device, dtype or tensors[0].dtype, sizes)[0] == "reference":
-        return None
-    return _loaded(module)
+    capability = _capability(device) if device.type == "cuda" else None
+    found: dict[str, Any] = _stored().configurations(op, _name(dtype), shapes, capability)
+    return found
+
+
+def configurations(
+    op: str, like: torch.Tensor, dtype: torch.dtype, shapes: tuple[tuple[int, ...], ...]
+) -> dict[str, Any] | None:
+    """The configuration of each kernel that ``op`` launches for these sizes on the device of ``like``, or None where
+    it cannot launch any: then an operator computes its formula."""
+    return _configurations(op, like.device, dtype, shapes)
 
 
 @functools.cache
-def _loaded(module: str) -> ModuleType:
+def launchers(module: str) -> ModuleType:
     """The one import that happens late: a Triton module, when the first call is served by it."""
     need("triton", "triton")
-    from structmat.kernels import blockdiag, cayley, householder, strided  # noqa: PLC0415
-
-    return {"blockdiag": blockdiag, "cayley": cayley, "householder": householder, "strided": strided}[module]
+    return importlib.import_module(f"structmat.kernels.{module}")
 
 
 def demand(op: str, *tensors: torch.Tensor) -> None:
@@ -256,6 +327,17 @@ def eager(*tensors: torch.Tensor) -> bool:
         return False
     wrapped, batched = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.is_legacy_batchedtensor
     return not any(wrapped(t) or batched(t) for t in tensors)  # the second: autograd.grad(..., is_grads_batched=True)
+
+
+def batched_by_autograd(g: torch.Tensor) -> bool:
+    """Whether a backward pass is given many cotangents at once (``autograd.grad(..., is_grads_batched=True)``)."""
+    return torch._C._functorch.is_legacy_batchedtensor(g)
+
+
+def _nested_jvp() -> bool:
+    """Whether one jvp of torch.func runs inside another, where torch loses the outer tangent of a Function."""
+    stack = torch._C._functorch.get_interpreter_stack() if torch._C._are_functorch_transforms_active() else None
+    return sum([level.key() == torch._C._functorch.TransformType.Jvp for level in stack or ()]) > 1
 
 
 def transforming() -> bool:
