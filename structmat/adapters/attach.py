@@ -38,7 +38,9 @@ from structmat.adapters.tree import (
     Place,
     matching,
     parameters_by_name,
+    parts_of,
     places,
+    require_apart,
     require_unmerged,
     roster_of,
     selected_names,
@@ -74,8 +76,9 @@ def attach(
     Args:
         method: a method, or ``{pattern: method}``: each layer takes the first pattern that matches its name.
         targets: a regular expression for whole module names, a list of full names, or "all-linear" (every supported
-            layer but the output embedding, those inside a MultiheadAttention and those in ``train``). May be left out
-            if ``method`` is a mapping.
+            layer but the output embedding, those inside a MultiheadAttention and those in ``train``). An expression,
+            and "all-linear", pass over modules that are made of layers, whatever sizes they tell. May be left out if
+            ``method`` is a mapping.
         exclude: module names to leave out, as ``targets``.
         name: letters, digits, ``_`` and ``-``.
         train: names of parameters or modules of the model (regular expression or list) that are trained with the
@@ -96,6 +99,7 @@ def attach(
     extras = _extra_parameters(model, known, train)
     chosen = _choose_layers(model, known, method, targets, exclude, extras)
     planned = [prepare_slot(place, one, generator) for place, one in chosen]
+    require_apart((plan.place for plan in planned), "attach")
     if train_bias:
         extras += [f"{p.place.name}.bias" for p in planned if getattr(p.place.layer, "bias", None) is not None]
     return commit(model, {name: planned}, {name: tuple(dict.fromkeys(extras))}, trainable=(name,))[0]
@@ -260,17 +264,20 @@ def _choose_layers(
         _check_method(one)
     if targets is None and not patterns:
         raise ValueError('attach: say which layers: targets=r".*\\.query", a list of names, or "all-linear"')
-    if kind_of(model) is not None or isinstance(model, Adapted):
+    names = {alias: place for place in known.values() for alias in place.names if alias}
+    whole = kind_of(model) is not None and not parts_of(known[""], known)
+    if whole or isinstance(model, Adapted):
         raise ValueError(
             f"attach: the model itself is a {type(model).__name__}, which cannot be replaced in place; "
             "wrap it: model = torch.nn.Sequential(model)"
         )
-    names = {alias: place for place in known.values() for alias in place.names if alias}
     left_out = set() if exclude is None else {names[n].name for n in matching(exclude, names, "exclude")}
     if exclude is not None and not left_out:
         raise ValueError(f"attach: exclude={exclude!r} matches no module; {near(str(exclude), names)}")
     allowed = (
-        [names[n] for n in _supported(model, known, extras)] if targets == ALL_LINEAR else _matched(targets, names)
+        [names[n] for n in _supported(model, known, extras)]
+        if targets == ALL_LINEAR
+        else _matched(targets, names, known)
     )
     if not patterns:
         chosen = [(place, method) for place in allowed if place.name not in left_out]
@@ -278,7 +285,7 @@ def _choose_layers(
         return chosen  # type: ignore[return-value]
     picked: dict[str, tuple[Place, Method]] = {}
     for pattern, one in patterns.items():
-        found = [place for place in _matched(pattern, names) if place in allowed or targets is None]
+        found = [place for place in _matched(pattern, names, known) if place in allowed or targets is None]
         found = [place for place in found if place.name not in left_out]
         _need_some(found, f"pattern {pattern!r}", names)
         for place in found:
@@ -286,14 +293,17 @@ def _choose_layers(
     return list(picked.values())
 
 
-def _matched(pattern: Pattern | None, names: Mapping[str, Place]) -> list[Place]:
-    """The layers of a pattern; an expression passes over modules that store nothing (containers, for one)."""
+def _matched(pattern: Pattern | None, names: Mapping[str, Place], known: Mapping[str, Place]) -> list[Place]:
+    """The layers of a pattern; an expression passes over containers: modules that store nothing and are no layer, or
+    are made of layers.
+    """
     if pattern is None:
         return []
     found = list(dict.fromkeys(names[name] for name in matching(pattern, names, "targets")))
-    if isinstance(pattern, str):
-        found = [p for p in found if kind_of(p.layer) or any(v is not None for v in p.layer._parameters.values())]
-    return found
+    if not isinstance(pattern, str):
+        return found
+    stores = [any(v is not None for v in p.layer._parameters.values()) for p in found]
+    return [p for p, own in zip(found, stores, strict=True) if own or (kind_of(p.layer) and not parts_of(p, known))]
 
 
 def _supported(model: nn.Module, known: Mapping[str, Place], extras: Sequence[str]) -> list[str]:
@@ -308,6 +318,7 @@ def _supported(model: nn.Module, known: Mapping[str, Place], extras: Sequence[st
         and place.layer is not output
         and not any(isinstance(parent, nn.MultiheadAttention) for parent, _ in place.parents)
         and f"{name}.weight" not in extras
+        and not parts_of(place, known)
     ]
 
 

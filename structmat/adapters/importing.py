@@ -16,7 +16,7 @@ from structmat.adapters.kinds import check_layer
 from structmat.adapters.layer import Slot
 from structmat.adapters.method import Method, State, Target, draw, near
 from structmat.adapters.report import Attached, table
-from structmat.adapters.tree import Place, parameters_by_name, places, require_unmerged, roster_of
+from structmat.adapters.tree import Place, parameters_by_name, places, require_apart, require_unmerged, roster_of
 from structmat.errors import CheckpointError
 
 __all__ = ["Found", "Imported", "names_of", "put", "read_all", "target_of"]
@@ -101,6 +101,10 @@ def put(
     twice = [plan.place.name for plan in planned]
     if len(set(twice)) != len(twice):
         raise CheckpointError(f"{source} adapts one layer under two names: {_first_repeated(twice)!r}")
+    try:
+        require_apart((plan.place for plan in planned), verb)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from None
     own = parameters_by_name(model)
     for key, tensor in extras.items():
         if key not in own:

@@ -31,8 +31,8 @@ def merge(
             folding order on every layer, or all be additions, so that the model computes what it did before.
         dequantise: layers whose weight cannot be read (quantised ones) become ``torch.nn.Linear`` with the dense merged
             weight, which costs 4 bytes a number of memory; ``unmerge`` brings the layer itself back. Needs "copy".
-    The fold is computed in the dtype of the adapters (at least float32) and rounded once; n^2 storage, a layer at a
-    time.
+    The fold is computed in the dtype of the adapters (at least float32) and rounded once, without dropout in every
+    mode; n^2 storage, a layer at a time.
     Raises:  ValueError for an illegal argument, tied weights that would be written over, or a weight that is not
         finite; StructureError for what has no merged weight; RuntimeError if already merged, inside ``rows``, or
         with weights sharded over devices. Nothing is changed then.
@@ -54,15 +54,20 @@ def merge(
     if keep != "copy":
         _check_ties(model, layers)
     roster.merged_names = chosen
+    done: list[Adapted] = []
     try:
         with torch.no_grad():
             for name, layer in layers.items():  # only checks, so that a bad layer leaves the others as they were
                 _check_layer(name, layer, keep, dequantise)
             for layer in layers.values():
                 _merge_layer(layer, keep)
-    except BaseException:
-        if not any(layer.kept or layer.kept_base for layer in layers.values()):
-            roster.merged_names = ()
+                done.append(layer)
+    except BaseException:  # out of memory, for one: the layers before are put back
+        with torch.no_grad():
+            for layer in layers.values():
+                if layer in done or layer.kept or layer.kept_base:
+                    _unmerge_layer(layer, keep)
+        roster.merged_names = ()
         raise
     roster.merged = keep
 
@@ -93,13 +98,20 @@ def _check_layer(name: str, layer: Adapted, keep: str, dequantise: bool) -> None
 
 
 def _first(layer: Adapted) -> bool:
-    """Whether the adapters to be merged fold before the others of this layer, or all are additions."""
-    merged = layer.roster.merged_names
-    order = [name in merged for name, _ in layer.roster.active if layer.slot(name) is not None]
-    if order == sorted(order, reverse=True):
-        return True
-    updates: list[Update] = [*layer.chain(), *layer.chain(merged=True)]
-    return all(isinstance(update, Add) for update in updates)
+    """Whether the adapters to be merged may fold before the others of this layer: each one comes first, or it and
+    those that stay active before it are additions.
+    """
+    stays: list[Update] = []
+    for name, _ in layer.roster.active:
+        slot = layer.slot(name)
+        if slot is None:
+            continue
+        update = slot.update()
+        if name not in layer.roster.merged_names:
+            stays.append(update)
+        elif stays and not all(isinstance(one, Add) for one in (*stays, update)):
+            return False
+    return True
 
 
 def _merge_layer(layer: Adapted, keep: str) -> None:
@@ -185,19 +197,16 @@ def _unmerge_layer(layer: Adapted, keep: str) -> None:
 
 def _check_ties(model: nn.Module, layers: Mapping[str, Adapted]) -> None:
     """A weight that another module shares must not be written over."""
-    holders: dict[int, list[str]] = {}
-    seen: set[int] = set()
+    holders: dict[int, list[tuple[str, nn.Module]]] = {}
     for name, module in model.named_modules():
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
         for parameter in module._parameters.values():
             if parameter is not None:
-                holders.setdefault(id(parameter), []).append(name)
+                holders.setdefault(id(parameter), []).append((name.removesuffix(".base"), module))
     for name, layer in layers.items():
         if not layer.kind.reads_weight:
             continue
-        others = [other for other in holders.get(id(layer.base.weight), []) if other != f"{name}.base"]
+        own = layer.base.holder if isinstance(layer.base, ParameterOf) else layer.base
+        others = [other for other, module in holders.get(id(layer.base.weight), []) if module is not own]
         if others:
             raise ValueError(
                 f'merge: the weight of {name!r} is shared with {others[0]!r}; use keep="copy", which leaves that alone'

@@ -12,7 +12,7 @@ from structmat.adapters.attach import Planned, check_name, check_update
 from structmat.adapters.kinds import check_layer
 from structmat.adapters.layer import Slot
 from structmat.adapters.method import Method, State, Target, draw, from_json, near
-from structmat.adapters.tree import Place, parameters_by_name, places, require_unmerged, roster_of
+from structmat.adapters.tree import Place, parameters_by_name, places, require_apart, require_unmerged, roster_of
 from structmat.errors import CheckpointError
 
 __all__ = ["Plan", "plan_load"]
@@ -101,6 +101,7 @@ def plan_load(model: nn.Module, document: Mapping[str, Any], name: str | None) -
         names[called] = written
         layers = _mapping(entry["layers"], f"layers of adapter {written!r}")
         wanted[called] = [_wanted(layer, spec, known) for layer, spec in layers.items()]
+        _apart([one.place for ones in wanted.values() for one in ones])
         if not wanted[called]:
             raise CheckpointError(f"adapter {written!r} of the file has no layers")
         extras[called] = _extras(_mapping(entry["extras"], f"extras of adapter {written!r}"), own)
@@ -147,6 +148,13 @@ def _wanted(layer: str, spec: Any, known: Mapping[str, Place]) -> Wanted:
     except Exception as error:  # whatever a method makes of hostile hyper-parameters
         raise CheckpointError(f"layer {layer!r}: {error}") from error
     return Wanted(place, method, target, state)
+
+
+def _apart(chosen: list[Place]) -> None:
+    try:
+        require_apart(chosen, "load")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _extras(written: Mapping[str, Any], own: Mapping[str, nn.Parameter]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ in ``encoder.query.base``. A module that is registered under several names count
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -23,7 +23,9 @@ __all__ = [
     "adapted",
     "matching",
     "parameters_by_name",
+    "parts_of",
     "places",
+    "require_apart",
     "require_unmerged",
     "require_whole",
     "roster_of",
@@ -117,6 +119,42 @@ def places(model: nn.Module) -> dict[str, Place]:
         names[key][0]: Place(module, tuple(names[key]), tuple(parents.get(key, {}).values()))
         for key, module in modules.items()
     }
+
+
+def parts_of(place: Place, known: Mapping[str, Place]) -> list[str]:
+    """The names of the layers inside a module that could be adapted by themselves: of a block of layers that tells
+    its ``in_features`` and ``out_features``, say. (A quantised layer may hold tables and parameters, which are none.)
+    """
+    if next(place.layer.children(), None) is None:
+        return []
+    starts = tuple(f"{name}." for name in place.names if name)
+    return [
+        name
+        for name, other in known.items()
+        if name.startswith(starts or "")
+        and other is not place
+        and not isinstance(other.layer, (ParameterOf, nn.Embedding))
+        and kind_of(other.layer) is not None
+    ]
+
+
+def require_apart(chosen: Iterable[Place], verb: str) -> None:
+    """Refuse adapters on a module and on a part of it: the part would be out of reach behind the wrapper."""
+    wanted = {id(place.layer): place for place in chosen}
+    for place in wanted.values():
+        for name, inner in place.layer.named_modules():
+            if inner is place.layer:
+                continue
+            if isinstance(inner, Adapted):
+                raise ValueError(
+                    f"{verb}: {place.name!r} holds the layer {place.name}.{name} that has adapters already; detach "
+                    "those first, or adapt its parts alone"
+                )
+            if id(inner) in wanted:
+                raise ValueError(
+                    f"{verb}: {wanted[id(inner)].name!r} is a part of {place.name!r}, and only one of the two can be "
+                    "adapted; leave one out with exclude="
+                )
 
 
 def adapted(model: nn.Module) -> dict[str, Adapted]:

@@ -291,3 +291,27 @@ def test_convolutions_are_no_lora() -> None:
     _, model = wrapped("FLoRA", "Conv2d")
     with pytest.raises(TypeError, match="do not support LoRA conversion"):
         peft.convert_to_lora(model, rank=2)
+
+
+def test_a_merge_in_training_mode_holds_no_dropout() -> None:
+    base, model = wrapped("BOFT", dropout=0.5)
+    x = base.input()
+    wanted = model(x)
+    model.train()
+    model.merge_adapter()
+    assert close(model.eval()(x), wanted)
+    model.unmerge_adapter()
+    merged = model.train().merge_and_unload().eval()
+    assert close(merged(x), wanted)
+
+
+def test_a_weight_that_is_tied_stays_tied_when_the_merged_model_is_moved() -> None:
+    base = net("Linear")
+    base.head = nn.Linear(16, 12, bias=False)
+    base.head.weight = base.first.weight
+    model = get_peft_model(base, config("HRA", target_modules=["first"], init_weights=False))
+    model.merge_adapter()
+    model.double()
+    model.unmerge_adapter()
+    inner = model.base_model.model
+    assert inner.head.weight is inner.first.base_layer.weight and inner.head.weight.dtype == torch.float64

@@ -32,6 +32,14 @@ class ParameterOf(nn.Module):
             held = owner._parameters[key]
         return held
 
+    @property
+    def holder(self) -> nn.Module:
+        """The module that has the stored parameter among its own: the owner, or its list of parametrizations."""
+        owner: nn.Module = self.__dict__["owner"]
+        key: str = self.__dict__["key"]
+        listed = parametrize.is_parametrized(owner, key)
+        return owner.parametrizations[key] if listed else owner  # type: ignore[index, return-value, union-attr]
+
     def put(self, weight: nn.Parameter) -> None:
         """Store another parameter in its place."""
         owner, key = self.__dict__["owner"], self.__dict__["key"]

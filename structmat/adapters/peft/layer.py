@@ -136,16 +136,18 @@ class StructmatLayer(nn.Module, _tuners.BaseTunerLayer):  # type: ignore[misc, n
                     parts[0][key] = module[name]
         return State(*parts)
 
-    def update(self, name: str) -> Update:
-        """The change of the weight that an adapter makes, with its weight of ``set_scale``."""
+    def update(self, name: str, training: bool | None = None) -> Update:
+        """The change of the weight that an adapter makes, with its weight of ``set_scale``; ``training`` (dropout) is
+        by default the module's mode.
+        """
         method, target = self.methods[name]
         with folding.full_precision(target.device.type):
-            update = method.update(self.state(name), target, training=self.training)
+            update = method.update(self.state(name), target, training=self.training if training is None else training)
         return folding.weighted(update, self.scaling[name], name)
 
-    def chain(self, names: Iterable[str]) -> list[Update]:
+    def chain(self, names: Iterable[str], training: bool | None = None) -> list[Update]:
         """The updates of those of the adapters that this layer has, in the order given."""
-        return [self.update(name) for name in names if name in self.methods]
+        return [self.update(name, training) for name in names if name in self.methods]
 
     def slot(self, name: str) -> _Slot | None:
         """An adapter for a mixed batch; None if it does not adapt this layer."""
@@ -273,7 +275,8 @@ class StructmatLayer(nn.Module, _tuners.BaseTunerLayer):  # type: ignore[misc, n
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "StructmatLayer":
         super()._apply(fn, recurse)
         with torch.no_grad():
-            self.kept = [nn.Parameter(fn(weight), requires_grad=False) for weight in self.kept]
+            for weight in self.kept:
+                weight.data = fn(weight)  # the same object: other layers may share it
         self.kept_layer = [layer._apply(fn) for layer in self.kept_layer]
         for name, (method, target) in self.methods.items():
             first = next(iter(self.state(name).trained.values()), None)

@@ -45,7 +45,9 @@ def backend(layer: "StructmatLayer") -> Any:
 
 
 def merge(layer: "StructmatLayer", fresh: list[str], safe: bool) -> None:
-    """Fold what is merged already and ``fresh``, in the order in which the adapters are active."""
+    """Fold what is merged already and ``fresh``, in the order in which the adapters are active; without dropout in
+    every mode.
+    """
     wanted = {*layer.merged_adapters, *fresh}
     names = [name for name in layer.active_adapters if name in wanted]
     names += [name for name in [*layer.merged_adapters, *fresh] if name not in names]
@@ -70,7 +72,7 @@ def _merge_plain(layer: "StructmatLayer", names: list[str], safe: bool) -> None:
     base = layer.base_layer
     before: nn.Parameter = base.weight  # type: ignore[assignment]
     base.weight = layer.kept[0] if layer.kept else before
-    merged = layer.kind.folded(base, layer.chain(names)).detach()
+    merged = layer.kind.folded(base, layer.chain(names, training=False)).detach()
     if safe and not torch.isfinite(merged).all():
         base.weight = before
         raise _broken(layer, names)
@@ -87,7 +89,7 @@ def _merge_quantised(layer: "StructmatLayer", names: list[str], safe: bool) -> N
         )
     dense = quantised.get_base_weight(layer.kept_layer[0] if layer.kept_layer else layer.base_layer)
     with folding.full_precision(dense.device.type):
-        merged = folding.fold(dense, layer.chain(names)).to(dense.dtype)
+        merged = folding.fold(dense, layer.chain(names, training=False)).to(dense.dtype)
     if safe and not torch.isfinite(merged).all():
         raise _broken(layer, names)
     if not layer.kept_layer:
