@@ -78,7 +78,7 @@ def test_auto_needs_a_measurement(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize(
     ("op", "dtype", "shapes", "capability", "reason"),
     [
-        ("toeplitz_product", torch.float32, ((3,),), (9, 0), "holds no Triton kernel for toeplitz_product"),
+        ("fft_product", torch.float32, ((3,),), (9, 0), "holds no Triton kernel for fft_product"),
         ("cayley", torch.bfloat16, SHAPES, (9, 0), "take float32, not bfloat16"),
         ("cayley", torch.float64, SHAPES, (9, 0), "not float64"),
         ("cayley", torch.float32, ((2, 128, 128),), (9, 0), "no configuration for size 128"),

@@ -10,7 +10,7 @@ import math
 import torch
 
 from structmat import backend
-from structmat.functional import fourier
+from structmat.functional import fourier, launched_toeplitz
 from structmat.functional.fourier import Geometry, good_length, is_smooth
 from structmat.functional.transforms import nothing
 
@@ -51,6 +51,9 @@ def cyclic_geometry(n: int) -> Geometry:
 def toeplitz_product(t: torch.Tensor, x: torch.Tensor, columns: int) -> torch.Tensor:
     """``x A^T`` for the Toeplitz matrix of t ``(*b, m + n - 1)``: x ``(..., k, n)`` or one row -> ``(..., k, m)``."""
     m = toeplitz_rows(t.shape[-1], columns)
+    kernels = launched_toeplitz.kernels_of(t, x, columns, t.shape[-1])
+    if kernels is not None:
+        return launched_toeplitz.toeplitz_rows(t, x, columns, kernels)
     if t.ndim == 1 and forming_is_cheaper(m, columns, x.numel() // max(1, columns), t.device):
         return _formed(t, x, columns)
     return _rows(t, x, toeplitz_geometry(m, columns))
@@ -86,6 +89,9 @@ def toeplitz_windows(t: torch.Tensor, columns: int) -> torch.Tensor:
 def symmetric_product(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """``x A^T`` for ``A[i, j] = c[|i - j|]``, c ``(*b, n)`` read once for both sides: as ``toeplitz_product``."""
     n = c.shape[-1]
+    kernels = launched_toeplitz.kernels_of(c, x, n, 2 * n - 1)
+    if kernels is not None:
+        return launched_toeplitz.toeplitz_rows(torch.cat((c[..., 1:].flip(-1), c), -1), x, n, kernels)
     return _rows(c, x, Geometry(good_length(2 * n - 1), 0, n, n, n, even=True))
 
 
@@ -96,6 +102,9 @@ def circulant_product(v: torch.Tensor, x: torch.Tensor, f: complex = 1) -> torch
     Folding computes the zero-padded linear convolution s and adds ``f s_{i + n}`` to ``s_i``: no roots of f are formed.
     """
     n = v.shape[-1]
+    kernels = None if isinstance(f, complex) else launched_toeplitz.kernels_of(v, x, n, 2 * n - 1)
+    if kernels is not None:
+        return launched_toeplitz.toeplitz_rows(fold(v, f), x, n, kernels)
     if f == 1 and is_smooth(n):
         return _rows(v, x, cyclic_geometry(n))
     return toeplitz_product(fold(v, f), x, n)
@@ -104,6 +113,9 @@ def circulant_product(v: torch.Tensor, x: torch.Tensor, f: complex = 1) -> torch
 def circulant_transposed_product(v: torch.Tensor, x: torch.Tensor, f: complex = 1) -> torch.Tensor:
     """``x Z_f(v)``, the product with the transpose, from v itself."""
     n = v.shape[-1]
+    kernels = None if isinstance(f, complex) else launched_toeplitz.kernels_of(v, x, n, 2 * n - 1)
+    if kernels is not None:
+        return launched_toeplitz.toeplitz_rows(fold(v, f).flip(-1), x, n, kernels)
     if not (f == 1 and is_smooth(n)):
         return toeplitz_product(fold(v, f).flip(-1), x, n)
     weights = v if v.ndim == 1 or x.ndim == 1 else v[..., None, :]
@@ -127,6 +139,9 @@ def _rows(a: torch.Tensor, x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 def toeplitz_entries(t: torch.Tensor, columns: int) -> torch.Tensor:
     """The dense ``(*b, m, n)`` matrix, by gathering: exact."""
+    found = launched_toeplitz.toeplitz_entries(t, columns)
+    if found is not None:
+        return found
     m = toeplitz_rows(t.shape[-1], columns)
     return t[..., _offsets(m, columns, t.device)]
 
@@ -145,6 +160,9 @@ def diagonal_sums(a: torch.Tensor) -> torch.Tensor:
     m, n = a.shape[-2:]
     if n == 0:
         return nothing((*a.shape[:-2], 0), a.dtype, a)
+    found = launched_toeplitz.toeplitz_diagonals(a)
+    if found is not None:
+        return found
     padded = torch.nn.functional.pad(a.flip(-1), (0, m))  # row i holds its entries at (n - 1 - j); skew the rows by i
     skewed = padded.flatten(-2)[..., : m * (n + m - 1)].unflatten(-1, (m, n + m - 1))
     return skewed.sum(-2)

@@ -15,6 +15,7 @@ __all__ = ["OPERATIONS", "TABLE", "TUNED", "Config", "fits", "measured", "pick",
 
 Shapes = tuple[tuple[int, ...], ...]
 TUNED = Path(__file__).parent / "tuned"
+ORDER = 1 << 15  # the largest order of a Toeplitz matrix that the kernels serve: their work grows with its square
 
 
 class Config(NamedTuple):
@@ -59,6 +60,13 @@ TABLE: tuple[Config, ...] = (
     *_rows("householder_apply", "fp32", (64, {"BM": 64, "BD": 32}, 8, 2)),
     *_rows("householder_vectors", "half", *[(r, {"BM": 64, "BD": 64}, 4, 2) for r in (16, 32, 64)]),
     *_rows("householder_vectors", "fp32", *[(r, {"BM": 32, "BD": 64}, 4, 2) for r in (16, 32, 64)]),
+    *[c for kind in ("half", "fp32") for c in _rows("toeplitz_form", kind, (ORDER, {"BM": 32, "BN": 128}, 4, 1))],
+    *[c for kind in ("half", "fp32") for c in _rows("toeplitz_diagsum", kind, (ORDER, {"BM": 16, "BK": 128}, 4, 2))],
+    *_rows("toeplitz_product", "half", (ORDER, {"BM": 64, "BO": 64, "BK": 64}, 4, 2)),
+    *_rows("toeplitz_product", "half", (ORDER, {"BM": 16, "BO": 128, "BK": 64}, 4, 2)),
+    *_rows("toeplitz_product", "fp32", (ORDER, {"BM": 64, "BO": 64, "BK": 32}, 4, 2)),
+    *_rows("toeplitz_tiles", "half", (ORDER, {"BM": 64, "BD": 64}, 4, 2)),
+    *_rows("toeplitz_tiles", "fp32", (ORDER, {"BM": 32, "BD": 64}, 4, 2)),
 )
 # The kernels that each operation launches, forward and backward: all must have a line for the size.
 OPERATIONS: dict[str, tuple[str, ...]] = {
@@ -66,15 +74,22 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "block_diagonal": ("blockdiag_forward", "blockdiag_backward"),
     "block_diagonal_strided": ("strided_forward", "strided_backward"),
     "householder_product": ("wy_gram", "wy_inverse", "householder_apply", "householder_vectors"),
+    "toeplitz_form": ("toeplitz_form", "toeplitz_diagsum"),
+    "toeplitz_formed": ("toeplitz_form", "toeplitz_tiles", "toeplitz_diagsum"),
+    "toeplitz_product": ("toeplitz_product", "toeplitz_tiles", "toeplitz_diagsum"),
 }
 _KINDS = {"bfloat16": "half", "float16": "half", "float32": "fp32"}
 _ONLY_FP32 = ("cayley_forward", "cayley_backward", "wy_inverse")
 
 
 def size_of(op: str, shapes: Shapes) -> int:
-    """What the lines of a table are named after: the order of a block, or the number of reflectors."""
+    """What the lines of a table are named after: the order of a block or of a Toeplitz matrix, or the number of
+    reflectors (of a panel: more are served panel by panel)."""
     if op.startswith("block_diagonal"):
         return max(shapes[1][-2:])
+    if op.startswith("toeplitz"):
+        (m, n), rest = shapes[0][-2:], shapes[1:]
+        return max(n, rest[0][-1] - n + 1) if rest else max(m, n)
     return shapes[0][-1] if op == "cayley" else shapes[1][-2]
 
 

@@ -9,6 +9,7 @@ from structmat import backend, dispatch, solving
 from structmat.functional import circulant as fc
 from structmat.functional import fourier
 from structmat.functional import toeplitz as ft
+from structmat.functional.launched_toeplitz import operation_of
 from structmat.lazy import Prepared
 from structmat.matrix import Matrix
 
@@ -99,12 +100,14 @@ class CirculantFamily(Matrix):
         n, f, size = self._n, self._number(), self._column().element_size()
         if verb != "linear":
             return super().plan(verb, columns)
+        asked = () if isinstance(f, complex) else (operation_of(columns, n, 2 * n - 1),)
         if self._cyclic:
-            return backend.Plan("cyclic", f"f = 1 and {n} has no prime factor above 13", *ft.work(n, columns, size))
+            reason = f"f = 1 and {n} has no prime factor above 13"
+            return backend.Plan("cyclic", reason, *ft.work(n, columns, size), operations=asked)
         length = ft.toeplitz_geometry(n, n).length
         reason = f"f = {f}" if f != 1 else f"{n} has a prime factor above 13"
         path = f"{reason}: zero-padded convolution of length {length}, folded"
-        return backend.Plan("folded", path, *ft.work(length, columns, size))
+        return backend.Plan("folded", path, *ft.work(length, columns, size), operations=asked)
 
 
 def refined(

@@ -17,6 +17,7 @@ from structmat.functional import toeplitz as ft
 from structmat.functional import toeplitz_det as fd
 from structmat.functional import toeplitz_solve as fs
 from structmat.functional.implicit import Solver
+from structmat.functional.launched_toeplitz import operation_of
 from structmat.functional.preconditioners import normal_equations
 from structmat.functional.toeplitz_policy import side_by_side, superfast_pays
 from structmat.lazy import Prepared
@@ -245,11 +246,14 @@ class ToeplitzFamily(Matrix):
         m, n = self._size()
         length = ft.toeplitz_geometry(m, n).length
         size = self._diagonals().element_size()
+        asked = (operation_of(columns, n, m + n - 1),)
         if verb == "linear" and ft.forming_is_cheaper(m, n, columns, self._diagonals().device):
             reason = f"{columns} rows of at most 192 numbers: forming the entries is cheaper than FFTs"
-            return backend.Plan("dense", reason, 2.0 * m * n * columns, float(size * (m * n + (m + n) * columns)))
+            moved = float(size * (m * n + (m + n) * columns))
+            return backend.Plan("dense", reason, 2.0 * m * n * columns, moved, operations=asked)
         if verb == "linear":
-            return backend.Plan("fft", f"embedded in a circulant of length {length}", *ft.work(length, columns, size))
+            reason = f"embedded in a circulant of length {length}"
+            return backend.Plan("fft", reason, *ft.work(length, columns, size), operations=asked)
         if verb != "solve" or n <= backend.dense_limit(self.device or "cpu"):
             count = math.prod(self.batch_shape)
             if verb != "solve" or self._diagonals().device.type != "cpu" or not side_by_side(count, n):
