@@ -109,7 +109,7 @@ def rows(model: nn.Module, ids: torch.Tensor | Sequence[str], repeat: int = 1) -
 
 
 def _by_name(roster: Roster, ids: Sequence[str], repeat: int) -> Rows:
-    if isinstance(ids, str) or not len(ids):
+    if isinstance(ids, str) or not isinstance(ids, Sequence) or not len(ids):
         raise ValueError(f"rows: ids are a name for each row of the batch, or a LongTensor, got {ids!r}")
     for one in ids:
         if one != BASE and one not in roster.order:

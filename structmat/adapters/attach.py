@@ -89,6 +89,8 @@ def attach(
     Returns: a report that prints as one line.
     Raises: ValueError, StructureError, DtypeError or ShapeError, before the model is changed.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"attach: the model must be a torch.nn.Module, got {type(model).__name__}")
     roster = roster_of(model, needed=False)
     check_name(name, roster.order if roster else (), "attach")
     if roster is not None:

@@ -33,7 +33,8 @@ class OFT:
         block: b, the size of the blocks; or ``blocks``, their number. Exactly one is given, and divides the columns.
         shared: one rotation for all blocks.
         constraint: eps, or None. ``after_step`` projects each block to ``||K_i||_F <= eps / sqrt(k)``, so ``||R -
-            I||_F <= 2 eps`` (COFT); forward never changes a parameter.
+            I||_F <= 2 eps`` (COFT); forward never changes a parameter. k counts the stored blocks, one if shared, as in
+            the authors' program: then the bound is ``2 eps sqrt(n / b)``.
         scale: train s; False leaves the lengths of the rows as they are.
         step: "even": ``K_i = s (L_i - L_i^T)`` with s such that a step of Adam moves the layer as far as it moves
             LoRA's of rank 8, whatever b; "paper": s = 1.

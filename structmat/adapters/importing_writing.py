@@ -24,7 +24,8 @@ __all__ = ["to_peft"]
 def to_peft(model: nn.Module, directory: str | os.PathLike[str], name: str | None = None) -> None:
     """Write one adapter as a folder that ``peft.PeftModel.from_pretrained(model, directory)`` loads and computes alike.
 
-    LoRA is written as LORA, HRA of even rank as HRA, OFT as OFT or (with scales, or on convolutions) as BOFT of one
+    LoRA is written as LORA, HRA as HRA (the reflections of a frozen reference, at odd rank or with orthonormal vectors,
+    among those that PEFT trains: r + 1 or 2 r in all), OFT as OFT or (with scales, or on convolutions) as BOFT of one
     factor, BOFT as BOFT, ``SURM("kronecker")`` as LOKR where PEFT's factorisation of the sizes gives that product, and
     what ``from_peft`` read as what it was. Trained biases of adapted layers and whole modules in ``train`` go along.
     PEFT needs its CUDA extension for a BOFT of several factors: without it, it builds one and cannot load the file.

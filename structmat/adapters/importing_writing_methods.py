@@ -14,7 +14,7 @@ from structmat.adapters.importing_additions import C3A, LoHa, LoKr
 from structmat.adapters.importing_rotations import NeumannOFT, Reflections
 from structmat.adapters.layer import Slot
 from structmat.adapters.lora import LoRA
-from structmat.adapters.method import Target
+from structmat.adapters.method import State, Target
 from structmat.adapters.pace import rotation_scale
 from structmat.adapters.surm import SURM
 from structmat.errors import StructureError
@@ -42,7 +42,8 @@ class Written:
 
 def written(slot: Slot, layer: nn.Module, as_boft: bool) -> Written:
     """An adapter on one layer, or StructureError. ``as_boft``: OFT as a BOFT of one factor."""
-    method, target, tensors = slot.method, slot.target, slot.state().trained
+    method, target, state = slot.method, slot.target, slot.state()
+    tensors = {**state.trained, **state.frozen}
     writer = _WRITERS.get(type(method))
     if writer is None:
         raise _refuse(method, target, f"PEFT has no such method; {_WAY_OUT}")
@@ -153,10 +154,12 @@ def _butterfly(entries: torch.Tensor, b: int, target: Target, tensors: Tensors) 
 
 
 def _hra(method: HRA, target: Target, tensors: Tensors, as_boft: bool) -> Written:
-    if method.orthonormal or method.rank % 2:
-        reason = "odd rank and orthonormal vectors start at the base by a frozen reference, which PEFT has not"
-        raise _refuse(method, target, f"{reason}; {_WAY_OUT}")
-    return Written("HRA", {"apply_GS": False, "r": method.rank}, {"hra_u": tensors["vectors"].mT})
+    # Where a frozen reference belongs to the start (odd rank, orthonormal vectors), its reflections are written too.
+    state = State(
+        *({key: t for key, t in tensors.items() if (key == "reference") == frozen} for frozen in (False, True))
+    )
+    vectors = method.rotation(state).vectors
+    return Written("HRA", {"apply_GS": False, "r": vectors.shape[0]}, {"hra_u": vectors.mT})
 
 
 def _reflections(method: Reflections, target: Target, tensors: Tensors, as_boft: bool) -> Written:

@@ -6,6 +6,7 @@ state_dict are ``<layer>.base.weight`` and ``<layer>.adapters.<name>.<tensor>``.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from structmat.adapters import folding
+from structmat.adapters.glance import looks_only
 from structmat.adapters.kinds import Kind, gathered
 from structmat.adapters.method import Method, State, Target, Update, master_dtype
 from structmat.adapters.mixed import Bank, Rows
@@ -160,13 +162,23 @@ class Adapted(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight this layer acts with; formed here, with n^2 storage, unless nothing is active."""
+        """The weight this layer acts with; formed here, with n^2 storage, unless nothing is active.
+
+        Code that asks for its dtype, device, sizes or type alone, as T5 does at every forward, is given the stored
+        weight, of which they are the same.
+        """
+        if not torch.compiler.is_compiling() and looks_only(sys._getframe(1), "weight"):
+            held = getattr(self.base, "weight", None)
+            if isinstance(held, torch.Tensor):
+                return held
         roster = self.roster
         if not roster.enabled:
             return self.folded([])
         if roster.rows is not None:
             raise RuntimeError(
-                "inside adapters.rows a layer has a weight per row of the batch; read base.weight instead"
+                "inside adapters.rows a layer has a weight for each row of the batch, and something reads one weight: "
+                "torch's fused encoder layers (torch.backends.mha.set_fastpath_enabled(False) makes them call their "
+                "layers), or an attention its out_proj (serve that with activate)"
             )
         return self.folded(self.chain())
 

@@ -37,6 +37,8 @@ WRITTEN: dict[str, tuple[Any, list[str], dict[str, Any]]] = {
         {},
     ),
     "HRA": (adapters.HRA(4), CONVS, {"train_bias": True}),
+    "HRA-odd": (adapters.HRA(3), CONVS, {"train": "head"}),
+    "HRA-orthonormal": (adapters.HRA(2, orthonormal=True), LINEAR, {}),
     "OFT": (adapters.OFT(block=4, scale=False), LINEAR, {"train": "head"}),
     "OFT-shared": (adapters.OFT(block=4, scale=False, shared=True, step="paper"), LINEAR, {}),
     "OFT-scaled": (adapters.OFT(block=4, shared=True), [*LINEAR, "conv"], {"train_bias": True}),
@@ -82,8 +84,6 @@ def test_what_was_read_is_written_back(case: str, tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Any, list[str], str]] = {
-    "odd reflections": (adapters.HRA(3), LINEAR, r"HRA\(rank=3.*frozen reference, which PEFT has not; .*to_lora"),
-    "orthonormal": (adapters.HRA(2, orthonormal=True), LINEAR, "frozen reference"),
     "toeplitz": (adapters.SURM("toeplitz"), LINEAR, "PEFT has no toeplitz matrices; .*to_lora"),
     "kronecker": (adapters.SURM("kronecker", rank=2), ["query"], "no decompose_factor of PEFT's LoKr splits"),
     "tucker": (adapters.FLoRA(2), LINEAR, r"FLoRA.* on 'first', a Linear: PEFT has no such method; .*to_lora"),

@@ -276,3 +276,35 @@ def test_no_rows_at_all(method, dtype: torch.dtype) -> None:
     y = model(torch.zeros(2, 0, 16, dtype=dtype))
     assert y.shape == (2, 0, 8) and y.dtype == dtype
     y.sum().backward()
+
+
+def test_torch_s_fused_encoder_serves_rows_when_told_to_call_its_layers() -> None:
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True), 2, enable_nested_tensor=False
+    ).eval()
+    x = torch.randn(3, 5, 16)
+    with torch.no_grad():
+        before = encoder(x)
+        adapters.attach(encoder, adapters.HRA(4), r".*\.linear[12]")
+        move(encoder)
+        after = encoder(x)  # the fused layer reads the adapted weight
+        with adapters.rows(encoder, ["default", "base", "default"]):
+            with pytest.raises(RuntimeError, match=r"torch\.backends\.mha\.set_fastpath_enabled\(False\)"):
+                encoder(x)
+            torch.backends.mha.set_fastpath_enabled(False)
+            try:
+                mixed = encoder(x)
+            finally:
+                torch.backends.mha.set_fastpath_enabled(True)
+    assert close(mixed[1], before[1], 1e-5) and close(mixed[[0, 2]], after[[0, 2]], 1e-5)
+    assert not close(after, before, 1e-2)
+
+
+def test_what_is_no_model_and_what_are_no_ids() -> None:
+    with pytest.raises(TypeError, match=r"attach: the model must be a torch\.nn\.Module, got int"):
+        adapters.attach(3, adapters.HRA(2), "all-linear")
+    model = net()
+    adapters.attach(model, adapters.LoRA(2), "all-linear")
+    with pytest.raises(ValueError, match="a name for each row of the batch, or a LongTensor, got None"):
+        adapters.rows(model, None).__enter__()
