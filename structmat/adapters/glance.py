@@ -29,14 +29,15 @@ def looks_only(reader: FrameType, attribute: str) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _verdict(code: CodeType, at: int, attribute: str) -> bool:
-    steps = [step for step in dis.get_instructions(code) if step.opname not in _PASSED]
-    place = next((k for k, step in enumerate(steps) if step.offset == at), None)
-    if place is None or steps[place].opname != "LOAD_ATTR" or steps[place].argval != attribute:
+    steps = list(dis.get_instructions(code))
+    current = max((step for step in steps if step.offset <= at), key=lambda step: step.offset)
+    if current.opname != "LOAD_ATTR" or current.argval != attribute:
         return False  # a call (getattr, a function of C) reads it, and what follows is done to its result
-    after = steps[place + 1 :]
+    steps = [step for step in steps if step.opname not in _PASSED]
+    after = [step for step in steps if step.offset > current.offset]
     if after and after[0].opname in _ATTRIBUTES:
         return after[0].argval in _FACTS
-    return _is_instance(steps[:place], after)
+    return _is_instance([step for step in steps if step.offset < current.offset], after)
 
 
 def _is_instance(before: list[dis.Instruction], after: list[dis.Instruction]) -> bool:

@@ -75,6 +75,7 @@ READS: list[Callable[[Any], torch.Tensor]] = [
     lambda m: next(wo.weight for wo in (m.wo,)),
     lambda m: nn.functional.linear(torch.eye(6, dtype=torch.float64), m.wo.weight).mT,
     lambda m: Adapted.weight.fget(m.wo),
+    lambda m: operator.attrgetter("weight")(type("Holder", (), {"weight": m.wo}).weight),
 ]
 
 
