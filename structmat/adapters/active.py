@@ -53,7 +53,9 @@ def activate(model: nn.Module, names: str | Sequence[str], weights: Sequence[flo
 
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """A context in which the model acts as its base."""
+    """A context in which the model acts as its base. Under gradient checkpointing, which runs the layers again in the
+    backward pass, that pass belongs into the context too.
+    """
     roster = _roster(model)
     require_unmerged(roster, "disabled")
     before, roster.enabled = roster.enabled, False
@@ -95,6 +97,8 @@ def rows(model: nn.Module, ids: torch.Tensor | Sequence[str], repeat: int = 1) -
         ids: names, "base" for none; or a LongTensor of indices into the stacked adapters (without ``stack``: into
             ``names(model)``), -1 for none.
         repeat: each id covers this many consecutive rows of x; ``x.shape[0]`` must be ``len(ids) * repeat``.
+    Under gradient checkpointing, which runs the layers again in the backward pass, that pass belongs into the context
+    too: outside it the layers would run with what is active there.
     """
     roster = _roster(model)
     require_unmerged(roster, "rows")

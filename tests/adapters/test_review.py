@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.utils.checkpoint import checkpoint
 
 from structmat import adapters
 from structmat.adapters.layer import Adapted
@@ -308,3 +309,21 @@ def test_what_is_no_model_and_what_are_no_ids() -> None:
     adapters.attach(model, adapters.LoRA(2), "all-linear")
     with pytest.raises(ValueError, match="a name for each row of the batch, or a LongTensor, got None"):
         adapters.rows(model, None).__enter__()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_checkpointed_rows_train_where_backward_is_inside(stacked: bool, reentrant: bool) -> None:
+    model = net()
+    for name in ("a", "b"):
+        adapters.attach(model, adapters.HRA(4), "all-linear", name=name)
+    move(model)
+    chosen = {n: p.requires_grad_(True) for n, p in model.named_parameters() if "adapters" in n}
+    if stacked:
+        adapters.stack(model, ["a", "b"])
+    x = rows_of(model).requires_grad_()
+    with adapters.rows(model, torch.tensor([0, 1, -1])):
+        wanted = torch.autograd.grad(model(x).square().sum(), [*chosen.values(), x])
+        checkpoint(model, x, use_reentrant=reentrant).square().sum().backward()
+    found = [*(parameter.grad for parameter in chosen.values()), x.grad]
+    assert all(close(a, b) for a, b in zip(found, wanted, strict=True))
