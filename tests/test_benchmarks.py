@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -11,6 +12,7 @@ import torch
 from benchmarks import machine, report, run
 from benchmarks.case import Case, Contender, Figure, Problem, fewest, overhead, speed
 from benchmarks.cases import CASES, select
+from benchmarks.cases.adapter_convs import hra_problem, lora_problem
 from benchmarks.cases.adapter_layers import Attached, flora_problem
 from benchmarks.cases.adapter_stack import METHODS, stacked_problem
 from benchmarks.cases.adapters import cap, frozen_layer, ours_on, reference
@@ -30,6 +32,9 @@ GATED = {
     "adapters/flora linear d=4096 r=16 rows=16",
     "adapters/flora linear d=4096 r=16 rows=2048",
     "adapters/flora conv 256 3x3 batch=8",
+    "adapters/lora conv 256 3x3 14x14",
+    "adapters/lora conv 256 3x3 14x14 over folded",
+    "adapters/hra conv 256 3x3 14x14",
     "adapters/minilm qv 16x32 HRA r=8",
     "adapters/minilm qv 16x32 BOFT b=8 m=2",
     "adapters/minilm qv 16x32 toeplitz",
@@ -268,6 +273,17 @@ def test_the_attached_boft_and_flora_compute_what_their_peers_do() -> None:
     verify(flora_problem(torch.nn.Linear(12, 8), (2, 2), torch.randn(5, 12), torch.randn(5, 8)))
     images = torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)
     verify(flora_problem(torch.nn.Conv2d(4, 6, 3, padding=1), (2, 3, 2, 2), *images))
+
+
+@pytest.mark.parametrize("made", [lora_problem, hra_problem])
+def test_the_adapted_convolutions_compute_what_their_peers_do(made: Any) -> None:
+    pytest.importorskip("peft")
+    layer = torch.nn.Conv2d(6, 5, 3, padding=1).requires_grad_(False)
+    x, g = torch.randn(2, 6, 7, 4).requires_grad_(), torch.randn(2, 5, 7, 4)
+    problem = made(layer, 2, x, g)
+    verify(problem)
+    for contender in problem.contenders.values():
+        assert contender.read is None or len(contender.read(contender.call())) == len(problem.names)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -2,6 +2,7 @@
 
 from benchmarks.case import Case
 from benchmarks.cases import (
+    adapter_convs,
     adapter_layers,
     adapter_model,
     adapter_stack,
@@ -23,6 +24,7 @@ __all__ = ["CASES", "select"]
 CASES: tuple[Case, ...] = (
     *adapters.CASES,
     *adapter_layers.CASES,
+    *adapter_convs.CASES,
     *adapter_model.CASES,
     *adapter_stack.CASES,
     *products.CASES,

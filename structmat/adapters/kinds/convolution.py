@@ -120,7 +120,7 @@ class _Conv(Kind):
             kernels = torch.cat(seen, -1).mT.reshape(-1, inside, *kernel)
             with lean.narrow(x, wide):
                 inner = layer._conv_forward(wide, kernels.repeat(groups, *[1] * (len(kernel) + 1)), None)
-            points = torch.cat(kept, -1).reshape(out, -1, *[1] * len(kernel))
+            points = torch.cat(kept, -1).contiguous().reshape(out, -1, *[1] * len(kernel))
             y: torch.Tensor = _CONV[len(kernel) - 1](inner, points, groups=groups)
         return y
 
