@@ -29,6 +29,10 @@ class OFT:
 
     Stores:   skew ``(k, b (b - 1) / 2)`` (one row if shared), k b the columns of the weight; scales ``(m,)`` from one.
     Cost:     2 b n flops per row and k Cayley transforms of size b.
+    Memory:   the gradient of s is the sum over the rows of ``dy * z``, z the layer's output before s, so z is kept
+        beside the input. Less would cost another product with W (half the frozen layer's two passes), because no form
+        of ``sum dy * (x R^T W^T)`` is cheaper, and y / s has no answer where s is 0; ``scale=False`` keeps the input
+        alone.
     Args:
         block: b, the size of the blocks; or ``blocks``, their number. Exactly one is given, and divides the columns.
         shared: one rotation for all blocks.
@@ -115,6 +119,7 @@ class BOFT:
     Stores:   skew ``(m, n / b, b (b - 1) / 2)``, zeros at the start; scales ``(m_out,)`` from one. In mixed radix:
         skew0, skew1, ... one a factor.
     Cost:     2 m b n flops per row and m n / b Cayley transforms; R reaches blocks of size ``b 2^(m-1)``.
+    Memory:   with s trained the layer's input and output are kept, as for OFT; ``scale=False`` keeps the input alone.
     Args:
         block: b. For ``factors > 1`` it is even and ``2^(factors - 1)`` divides n / b.
         factors: m.
