@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from structmat.adapters import folding
-from structmat.adapters.experiment import Delta, Rotation
-from structmat.adapters.kinds import ParameterOf, check_layer, kind_named, kind_of
+from structmat.adapters.choosing import choose_layers, extra_parameters
+from structmat.adapters.kinds import ParameterOf, check_layer, kind_named
 from structmat.adapters.layer import Adapted, AdaptedParameter, Roster, Slot
 from structmat.adapters.merge import unmerge
 from structmat.adapters.method import (
@@ -27,8 +27,6 @@ from structmat.adapters.method import (
     Target,
     Update,
     draw,
-    near,
-    to_json,
 )
 from structmat.adapters.mixed import BASE
 from structmat.adapters.refused import require_legal
@@ -36,9 +34,7 @@ from structmat.adapters.report import Attached, count
 from structmat.adapters.tree import (
     Pattern,
     Place,
-    matching,
     parameters_by_name,
-    parts_of,
     places,
     require_apart,
     require_unmerged,
@@ -50,7 +46,6 @@ from structmat.errors import DtypeError, ShapeError
 __all__ = ["Planned", "attach", "check_name", "check_update", "commit", "detach", "prepare_slot"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-ALL_LINEAR = "all-linear"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,8 +93,8 @@ def attach(
         if roster.rows is not None:
             raise RuntimeError("attach: leave the adapters.rows context first")
     known = places(model)
-    extras = _extra_parameters(model, known, train)
-    chosen = _choose_layers(model, known, method, targets, exclude, extras)
+    extras = extra_parameters(model, known, train)
+    chosen = choose_layers(model, known, method, targets, exclude, extras)
     planned = [prepare_slot(place, one, generator) for place, one in chosen]
     require_apart((plan.place for plan in planned), "attach")
     if train_bias:
@@ -151,8 +146,9 @@ def detach(model: nn.Module, names: str | Sequence[str] | None = None) -> None:
     """Remove adapters (default: all); a layer without any is the original module again.
 
     Merged weights are restored first. After ``merge(keep="none")`` they cannot be, so they stay: that is how to bake
-    adapters into a model. When the last adapter goes, ``requires_grad`` is as it was before the first came;
-    parameters that were trained in place (``train``, ``train_bias``) keep their values.
+    adapters into a model. When the last adapter goes, ``requires_grad`` is as it was before the first came; before
+    that, parameters that only the removed ones trained (``train``, ``train_bias``) are frozen like the rest. All keep
+    their values.
     """
     roster = roster_of(model)
     assert roster is not None
@@ -176,13 +172,17 @@ def detach(model: nn.Module, names: str | Sequence[str] | None = None) -> None:
     roster.order = tuple(name for name in roster.order if name not in gone)
     roster.active = tuple(pair for pair in roster.active if pair[0] not in gone)
     roster.stacked = () if gone & set(roster.stacked) else roster.stacked
-    for name in gone:
-        del roster.extras[name]
+    loose = {key for name in gone for key in roster.extras.pop(name)}
+    own = parameters_by_name(model)
     if not roster.order:
-        own = parameters_by_name(model)
         for key, flag in roster.trainable.items():
             if key in own:
                 own[key].requires_grad_(flag)
+        return
+    held = {key for extras in roster.extras.values() for key in extras}
+    if not any(own[key].requires_grad for key in own.keys() - held - loose):  # the model is frozen, so they are too
+        for key in loose - held:
+            own[key].requires_grad_(False)
 
 
 # -- planning --------------------------------------------------------------------------------------------------------
@@ -241,107 +241,3 @@ def _check_shapes(method: Method, target: Target, update: Update, m: int) -> Non
     for part, matrix, shape in wanted:
         if tuple(matrix.shape[-2:]) != shape:
             raise ShapeError(f"{method!r} on {target.name!r}: {part} is {matrix!r}, the layer needs {shape}")
-
-
-def _check_method(method: object) -> Method:
-    if not isinstance(method, Method) or isinstance(method, type):
-        raise TypeError(
-            f"attach: a method has a name, init and update (adapters.HRA(rank=8), for instance), got {method!r}"
-        )
-    if not isinstance(method, (Delta, Rotation)):
-        to_json(method)
-    return method
-
-
-def _choose_layers(
-    model: nn.Module,
-    known: Mapping[str, Place],
-    method: Method | Mapping[str, Method],
-    targets: Pattern | None,
-    exclude: Pattern | None,
-    extras: Sequence[str],
-) -> list[tuple[Place, Method]]:
-    patterns: dict[str, Method] = dict(method) if isinstance(method, Mapping) else {}
-    for one in patterns.values() if patterns else [method]:
-        _check_method(one)
-    if targets is None and not patterns:
-        raise ValueError('attach: say which layers: targets=r".*\\.query", a list of names, or "all-linear"')
-    names = {alias: place for place in known.values() for alias in place.names if alias}
-    whole = kind_of(model) is not None and not parts_of(known[""], known)
-    if whole or isinstance(model, Adapted):
-        raise ValueError(
-            f"attach: the model itself is a {type(model).__name__}, which cannot be replaced in place; "
-            "wrap it: model = torch.nn.Sequential(model)"
-        )
-    left_out = set() if exclude is None else {names[n].name for n in matching(exclude, names, "exclude")}
-    if exclude is not None and not left_out:
-        raise ValueError(f"attach: exclude={exclude!r} matches no module; {near(str(exclude), names)}")
-    allowed = (
-        [names[n] for n in _supported(model, known, extras)]
-        if targets == ALL_LINEAR
-        else _matched(targets, names, known)
-    )
-    if not patterns:
-        chosen = [(place, method) for place in allowed if place.name not in left_out]
-        _need_some(chosen, f"targets={targets!r}", names)
-        return chosen  # type: ignore[return-value]
-    picked: dict[str, tuple[Place, Method]] = {}
-    for pattern, one in patterns.items():
-        found = [place for place in _matched(pattern, names, known) if place in allowed or targets is None]
-        found = [place for place in found if place.name not in left_out]
-        _need_some(found, f"pattern {pattern!r}", names)
-        for place in found:
-            picked.setdefault(place.name, (place, one))
-    return list(picked.values())
-
-
-def _matched(pattern: Pattern | None, names: Mapping[str, Place], known: Mapping[str, Place]) -> list[Place]:
-    """The layers of a pattern; an expression passes over containers: modules that store nothing and are no layer, or
-    are made of layers.
-    """
-    if pattern is None:
-        return []
-    found = list(dict.fromkeys(names[name] for name in matching(pattern, names, "targets")))
-    if not isinstance(pattern, str):
-        return found
-    stores = [any(v is not None for v in p.layer._parameters.values()) for p in found]
-    return [p for p, own in zip(found, stores, strict=True) if own or (kind_of(p.layer) and not parts_of(p, known))]
-
-
-def _supported(model: nn.Module, known: Mapping[str, Place], extras: Sequence[str]) -> list[str]:
-    output = getattr(model, "get_output_embeddings", lambda: None)()
-    return [
-        name
-        for name, place in known.items()
-        if name
-        and (kind := kind_of(place.layer)) is not None
-        and kind.by_rows
-        and place.module is not output
-        and place.layer is not output
-        and not any(isinstance(parent, nn.MultiheadAttention) for parent, _ in place.parents)
-        and f"{name}.weight" not in extras
-        and not parts_of(place, known)
-    ]
-
-
-def _need_some(chosen: Sequence[object], what: str, names: Mapping[str, Place]) -> None:
-    if not chosen:
-        usable = [name for name, place in names.items() if kind_of(place.layer) is not None]
-        raise ValueError(
-            f"attach: {what} matches no layer; layers that can be adapted, {near(what.split('=', 1)[-1], usable)}"
-        )
-
-
-def _extra_parameters(model: nn.Module, known: Mapping[str, Place], train: Pattern | None) -> list[str]:
-    """The parameters that ``train`` names, by their own names or by the name of a module that holds them."""
-    if train is None:
-        return []
-    own = parameters_by_name(model)
-    modules = [name for name in known if name]
-    hit = set(matching(train, [*own, *modules], "train"))
-    found = [key for key in own if key in hit or any(key.startswith(module + ".") for module in hit)]
-    if not found:
-        raise ValueError(
-            f"attach: train={train!r} matches no parameter and no module; {near(str(train), [*modules, *own])}"
-        )
-    return found

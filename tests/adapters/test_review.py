@@ -327,3 +327,14 @@ def test_checkpointed_rows_train_where_backward_is_inside(stacked: bool, reentra
         checkpoint(model, x, use_reentrant=reentrant).square().sum().backward()
     found = [*(parameter.grad for parameter in chosen.values()), x.grad]
     assert all(close(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_what_was_trained_along_with_a_removed_adapter_is_frozen_again() -> None:
+    model = net()
+    adapters.attach(model, adapters.HRA(2), ["0"], name="a", train=r"2\.bias")
+    adapters.attach(model, adapters.LoRA(2), ["0"], name="b", train="2")
+    adapters.detach(model, "b")
+    assert not model[2].weight.requires_grad
+    assert model[2].bias.requires_grad  # as it trains with "a", which stays
+    adapters.detach(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
