@@ -216,10 +216,10 @@ class Adapted(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles have tensors of their own, so the bank's views end there."""
-        return {**super().__getstate__(), "bank": None}  # type: ignore[misc]
+        return {**super().__getstate__(), "bank": None}
 
     def _replicate_for_data_parallel(self) -> "Adapted":
-        replica: Adapted = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica: Adapted = super()._replicate_for_data_parallel()
         replica.bank = None
         return replica
 

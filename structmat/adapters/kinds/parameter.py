@@ -38,7 +38,7 @@ class ParameterOf(nn.Module):
         owner: nn.Module = self.__dict__["owner"]
         key: str = self.__dict__["key"]
         listed = parametrize.is_parametrized(owner, key)
-        return owner.parametrizations[key] if listed else owner  # type: ignore[index, return-value, union-attr]
+        return owner.parametrizations[key] if listed else owner  # type: ignore[index, return-value]
 
     def put(self, weight: nn.Parameter) -> None:
         """Store another parameter in its place."""
