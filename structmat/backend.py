@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import operator
 import os
 from collections.abc import Iterator
 from types import ModuleType
@@ -65,8 +66,9 @@ def _from_environment() -> str:
 
 _DEFAULT = _from_environment()
 _mode: contextvars.ContextVar[str] = contextvars.ContextVar("structmat_backend", default=_DEFAULT)
-_seen: str = _DEFAULT  # the mode as torch.compile reads it, which cannot trace a context variable: of the last block entered
+_seen: str = _DEFAULT  # the mode of the last block entered: torch.compile cannot trace a context variable
 _DENSE_LIMIT = {"cpu": 256}
+_INTERPRETED: tuple[int, int] | None = None  # the compute capability that Triton's interpreter is taken for: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ def use_backend(mode: str) -> Iterator[None]:
     serve)."""
     if mode not in MODES:
         raise ValueError(f"use_backend({mode!r}): legal modes are {', '.join(map(repr, MODES))}")
-    global _seen  # noqa: PLW0603
+    global _seen
     token, before = _mode.set(mode), _seen
     _seen = mode
     try:
@@ -190,13 +192,25 @@ def served(x: torch.Tensor) -> bool:
 
 
 def kernel(
-    op: str, *tensors: torch.Tensor, dtype: torch.dtype | None = None, shapes: tuple[tuple[int, ...], ...] = ()
-) -> bool:
-    """Whether a kernel serves ``op`` for these tensors; if not, plain torch computes it.
+    op: str,
+    *tensors: torch.Tensor,
+    module: str = "",
+    dtype: torch.dtype | None = None,
+    shapes: tuple[tuple[int, ...], ...] = (),
+) -> Any:
+    """Whether a kernel serves ``op`` for these tensors; if not, plain torch computes it. With ``module``, a name in
+    ``structmat.kernels``, its launchers or None.
 
     Called by operations in eager mode, under the transforms of torch.func, and while a compiler traces. The dtype and
     the shapes are those of the tensors unless given.
     """
+    found = _serves(op, tensors, dtype, shapes)
+    return found if not module else launchers(module) if found else None
+
+
+def _serves(
+    op: str, tensors: tuple[torch.Tensor, ...], dtype: torch.dtype | None, shapes: tuple[tuple[int, ...], ...]
+) -> bool:
     if not served(tensors[0]):
         return False
     device, kind = tensors[0].device, dtype or tensors[0].dtype
@@ -204,12 +218,14 @@ def kernel(
     if torch.compiler.is_compiling():
         if transforming():
             return False
-        known = tuple([_known(sizes[0]), *[tuple([operator.index(n) for n in shape]) for shape in sizes[1:]]])
+        known = (_known(sizes[0]), *[tuple([operator.index(n) for n in shape]) for shape in sizes[1:]])
         choice, reason = _while_tracing(_seen, op, str(device), str(kind), known)
         if choice == "reference" and _seen == "triton":
             raise BackendError(reason)
         return choice == "triton"
     if _nested_jvp():
+        if _mode.get() == "triton":
+            raise BackendError(f"{op}: a jvp inside a jvp loses a tangent of a kernel in torch; use plain torch for it")
         return False
     return choose(op, device, kind, sizes)[0] == "triton"
 
@@ -222,9 +238,7 @@ def _known(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @torch.compiler.assume_constant_result
-def _while_tracing(
-    mode: str, op: str, device: str, dtype: str, shapes: tuple[tuple[int, ...], ...]
-) -> tuple[str, str]:
+def _while_tracing(mode: str, op: str, device: str, dtype: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[str, str]:
     """``_decided``, called by torch.compile in place of being traced: from constants to constants."""
     return _decided(mode, op, torch.device(device), getattr(torch, dtype.removeprefix("torch.")), shapes)
 
@@ -235,7 +249,7 @@ def _configurations(
 ) -> dict[str, Any] | None:
     if _lacking(op, device, dtype, shapes) is not None:
         return None
-    capability = _capability(device) if device.type == "cuda" else None
+    capability = _capability(device) if device.type == "cuda" else _INTERPRETED
     found: dict[str, Any] = _stored().configurations(op, _name(dtype), shapes, capability)
     return found
 

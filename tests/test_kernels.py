@@ -13,7 +13,7 @@ import torch
 
 import structmat as sm
 from structmat import backend
-from structmat.kernels import configs
+from structmat.kernels import configs, stored
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,20 +59,81 @@ CUDA = torch.device("cuda", 0)
 SHAPES = ((2048, 8, 8),)
 
 
-def test_auto_needs_a_measurement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA device of compute capability 9.0, and triton, as far as the choice can see."""
     monkeypatch.setattr(backend, "_capability", lambda device: (9, 0))
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: object())
+
+
+def store(folder: Path, measured: dict[str, dict[str, str]], name: str = "sm90.json") -> Path:
+    (folder / name).write_text(json.dumps({"measured": measured}))
+    return folder
+
+
+CAYLEY = {"cayley_forward": "cayley_forward-fp32-8-w1-s1", "cayley_backward": "cayley_backward-fp32-8-w1-s1"}
+
+
+@pytest.mark.usefixtures("hopper")
+def test_auto_needs_a_measurement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     choice = backend.choose("cayley", CUDA, torch.float32, SHAPES)
     assert choice == ("reference", "no measurement of cayley for these sizes is stored for sm_90")
-    assert not list(configs.TUNED.glob("*.json")), "a stored measurement changes the default: say so in docs/kernels.md"
-    stored = {"measured": {"cayley/float32/8/2048": {"cayley_forward": "cayley_forward-fp32-8-w1-s1"}}}
-    (tmp_path / "sm90.json").write_text(json.dumps(stored))
-    monkeypatch.setattr(configs, "TUNED", tmp_path)
+    assert not list(stored.TUNED.glob("*.json")), "a stored measurement changes the default: say so in docs/kernels.md"
+    monkeypatch.setattr(stored, "TUNED", store(tmp_path, {"cayley/float32/8/8/2048": CAYLEY}))
     assert backend.choose("cayley", CUDA, torch.float32, SHAPES) == ("triton", "measured to be faster on sm_90")
-    assert backend.choose("cayley", CUDA, torch.float32, ((4096, 8, 8),))[0] == "reference"
+    for shapes in (((4096, 8, 8),), ((2048, 7, 7),), ((-1, 8, 8),)):  # -1: a number of rows that is a symbol
+        assert backend.choose("cayley", CUDA, torch.float32, shapes)[0] == "reference"
     assert backend.choose("cayley", CUDA, torch.float64, SHAPES)[0] == "reference"
     with backend.use_backend("reference"):
         assert backend.choose("cayley", CUDA, torch.float32, SHAPES)[0] == "reference"
+
+
+@pytest.mark.usefixtures("hopper")
+def test_a_measurement_for_every_number_of_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(stored, "TUNED", store(tmp_path, {"cayley/float32/8/8/*": CAYLEY}))
+    for rows in (-1, 1, 5000):
+        assert backend.choose("cayley", CUDA, torch.float32, ((rows, 8, 8),))[0] == "triton"
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("name", ["cayley_forward-fp32-8-w2-s1", "cayley_forward-fp32-16-w1-s1", ""])
+def test_a_measurement_of_what_is_not_in_the_table_says_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured = {"cayley/float32/8/8/2048": {**CAYLEY, "cayley_forward": name}}
+    monkeypatch.setattr(stored, "TUNED", store(tmp_path, measured))
+    assert backend.choose("cayley", CUDA, torch.float32, SHAPES)[0] == "reference"
+
+
+def test_the_configuration_measured_is_the_one_launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = configs.Config("blockdiag_forward", "half", 16, (("BM", 32),), 8, 3)
+    configs.lines.cache_clear()
+    monkeypatch.setattr(configs, "TABLE", (*configs.TABLE, other))
+    shapes = ((100, 32), (2, 16, 16), (1,))
+    first = stored.configurations("block_diagonal", "bfloat16", shapes, (9, 0))
+    names = {kernel: config.name for kernel, config in first.items()}
+    assert names["blockdiag_forward"] != other.name
+    measured = {"block_diagonal/bfloat16/16/32/128": {**names, "blockdiag_forward": other.name}}
+    monkeypatch.setattr(stored, "TUNED", store(tmp_path, measured))
+    found = stored.configurations("block_diagonal", "bfloat16", shapes, (9, 0))
+    assert found["blockdiag_forward"] == other and found["blockdiag_backward"] == first["blockdiag_backward"]
+    assert stored.configurations("block_diagonal", "bfloat16", shapes, (9, 1)) == first
+    configs.lines.cache_clear()
+
+
+@pytest.mark.usefixtures("hopper")
+def test_what_a_device_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Configurations that failed ahead of time for sm_80 or sm_86 are left out there, and nowhere else."""
+    (tmp_path / "refused.json").write_text(json.dumps({"80": [], "86": [CAYLEY["cayley_backward"]]}))
+    monkeypatch.setattr(stored, "REFUSED", tmp_path / "refused.json")
+    for capability, served in (((8, 0), True), ((8, 6), False), ((8, 9), False), ((9, 0), True), ((12, 0), False)):
+        monkeypatch.setattr(backend, "_capability", lambda device, found=capability: found)
+        with backend.use_backend("triton"):
+            if served:
+                assert backend.choose("cayley", CUDA, torch.float32, SHAPES)[0] == "triton"
+            else:
+                with pytest.raises(sm.BackendError, match=f"compute capability {capability[0]}.{capability[1]}"):
+                    backend.choose("cayley", CUDA, torch.float32, SHAPES)
 
 
 @pytest.mark.parametrize(

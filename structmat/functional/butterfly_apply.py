@@ -27,7 +27,7 @@ import torch
 from structmat import backend
 from structmat.functional import butterfly as fb
 from structmat.functional.butterfly import Chain, Digits, Group, Step
-from structmat.functional.launched import PassesKernel, passes_kernel
+from structmat.functional.launched import passes, passes_served
 
 __all__ = [
     "Program",
@@ -147,15 +147,14 @@ def kept_rows(
     wide = backend.compute_dtype(out)
     with backend.full_precision(x.device):
         pieces, steps = tuple([w.to(wide) for w in pieces]), plan.steps
-        plain = max(w.ndim for w in pieces) > 3 or torch.compiler.is_compiling() or backend.transforming()
-        if plain or x.numel() == 0 or not backend.eager(x, *pieces):
+        batched = max([w.ndim for w in pieces]) > 3
+        plain = batched or torch.compiler.is_compiling() or backend.transforming() or not backend.eager(x, *pieces)
+        if not batched and 0 not in x.shape and passes_served(x, out, steps):
+            flat = passes(x.to(out).reshape(-1, x.shape[-1]), steps, order, pieces)
+        elif plain or x.numel() == 0:
             return _plain(x.to(wide), pieces, steps, order).to(out)
-        kernels = passes_kernel(x, out, steps)
-        if kernels is None:
-            flat = _Passes.apply(x.to(wide).reshape(-1, x.shape[-1]), steps, order, *pieces)
         else:
-            rows = x.to(out).reshape(-1, x.shape[-1])
-            flat = PassesKernel.apply(rows, steps, order, kernels, _recorded_gradients, *pieces)
+            flat = _Passes.apply(x.to(wide).reshape(-1, x.shape[-1]), steps, order, *pieces)
         return flat.reshape(*x.shape[:-1], flat.shape[-1]).to(out)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from structmat import backend
-from structmat.functional.launched import RotateKernel
+from structmat.functional.launched_reflections import reflected_rows
 from structmat.functional.transforms import largest, nothing
 
 __all__ = ["block_of", "block_size", "blocks", "reflect", "rotate_rows", "wy_factor"]
@@ -108,10 +108,10 @@ def rotate_rows(x: torch.Tensor, vectors: torch.Tensor, phases: torch.Tensor | N
         v = vectors.to(wide if vectors.is_complex() else backend.real_of(wide))
         p = None if phases is None else phases.to(backend.real_of(wide))
         if p is None and _one_real_block(x, v):
-            kernels = backend.kernel("householder_product", x, v, dtype=out, module="householder")
-            if kernels is not None:
-                rows = x.to(out).reshape(-1, x.shape[-1])
-                return RotateKernel.apply(rows, v, _scale_of(v), kernels, _rotate_gradients).reshape(x.shape)
+            rows = x.reshape(-1, x.shape[-1])
+            if backend.kernel("householder_product", rows, v, dtype=out):
+                return reflected_rows(rows.to(out), normalised(v)).reshape(x.shape)
+        if p is None and _one_real_block(x, v) and not torch.compiler.is_compiling() and not backend.transforming():
             return _Rotate.apply(x.to(wide).reshape(-1, x.shape[-1]), v).reshape(x.shape).to(out)
         return apply_blocks(x.to(wide), blocks(v, p)).to(out)
 
@@ -238,15 +238,8 @@ _CHUNK = 1 << 19  # numbers a pass over rows takes at once, so that they stay in
 
 
 def _one_real_block(x: torch.Tensor, v: torch.Tensor) -> bool:
-    if (
-        v.ndim != 2
-        or v.shape[0] > block_of(v.shape[0], v.shape[1])
-        or v.is_complex()
-        or x.is_complex()
-        or torch.compiler.is_compiling()
-    ):
-        return False
-    return not backend.transforming()
+    real = not v.is_complex() and not x.is_complex()
+    return real and v.ndim == 2 and v.shape[0] <= block_of(v.shape[0], v.shape[1])
 
 
 def _row_chunks(rows: int, n: int) -> list[slice]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from structmat import backend
-from structmat.functional.launched import CayleyKernel
+from structmat.functional.launched import cayley_rotation
 from structmat.functional.shifted_inverse import fast_inverse, is_fast
 
 __all__ = ["cayley", "cayley_inverse", "expm", "polish", "skew", "skew_entries"]
@@ -65,14 +65,14 @@ def cayley(k: torch.Tensor, *, flip: bool = False) -> torch.Tensor:
     """
     wide = k.to(backend.compute_dtype(k.dtype))
     with backend.full_precision(k.device):
-        if torch.compiler.is_compiling() or backend.transforming() or not backend.eager(wide):
+        flat = wide.reshape(math.prod(wide.shape[:-2]), *wide.shape[-2:])
+        if backend.kernel("cayley", flat):
+            rotation = cayley_rotation(flat).reshape(wide.shape)
+        elif torch.compiler.is_compiling() or backend.transforming() or not backend.eager(wide):
             eye = torch.eye(k.shape[-1], dtype=wide.dtype, device=wide.device)
             rotation = polish(2 * torch.linalg.inv_ex(eye + wide).inverse - eye)  # I + K is never singular
         else:
-            flat = wide.reshape(math.prod(wide.shape[:-2]), *wide.shape[-2:])
-            kernels = backend.kernel("cayley", flat, module="cayley")
-            rotation = _Cayley.apply(flat) if kernels is None else CayleyKernel.apply(flat, kernels)
-            rotation = rotation.reshape(wide.shape)
+            rotation = _Cayley.apply(flat).reshape(wide.shape)
         return (_flipped(rotation) if flip else rotation).to(k.dtype)
 
 

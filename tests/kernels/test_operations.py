@@ -65,7 +65,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_numbers_of_plain_torch(name: str, launched: set[str]) -> None:
-    """float64, which only the interpreter is given: values, derivatives of first and second order."""
+    """float64, which only the interpreter is given: values, gradients (other derivatives: ``test_operators``)."""
     run, shapes, modules = OPERATIONS[name]
     given = tuple(numbers(*shape) for shape in shapes)
     wanted = run(*given)
@@ -73,15 +73,9 @@ def test_the_numbers_of_plain_torch(name: str, launched: set[str]) -> None:
     with backend.use_backend("triton"):
         found = run(*given)
         assert launched == set(modules.split())
-        assert torch.autograd.gradcheck(run, given, fast_mode=True)
-        assert torch.autograd.gradgradcheck(run, given, fast_mode=True)
         eager = torch.autograd.grad(loss(found), given)
     for a, b in zip((found, *eager), (wanted, *torch.autograd.grad(loss(wanted), given)), strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
-    launched.clear()
-    with backend.use_backend("triton"):
-        compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(*given)
-    assert not launched and torch.allclose(compiled, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -96,7 +90,9 @@ def test_half_in_and_out(name: str, dtype: torch.dtype) -> None:
     wanted = run(*exact)
     for a, b in zip((found, *grads), (wanted, *torch.autograd.grad(loss(wanted), exact)), strict=True):
         # Two roundings a pass, forward, backward and in the loss: 10 of them, of the largest entry at most.
-        assert a.dtype == dtype and float((a - b).abs().max()) <= 10 * torch.finfo(dtype).eps * float(b.abs().max())
+        assert a.dtype == dtype and float((a - b).detach().abs().max()) <= 10 * torch.finfo(dtype).eps * float(
+            b.detach().abs().max()
+        )
 
 
 def test_what_no_kernel_serves_is_refused_with_the_reason() -> None:
