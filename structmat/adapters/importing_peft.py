@@ -11,6 +11,7 @@ from torch import nn
 
 from structmat.adapters.checkpoint import read_object, refusing
 from structmat.adapters.importing import Found, Imported, names_of, put, read_all, target_of
+from structmat.adapters.importing_bridge import BRIDGE
 from structmat.adapters.importing_peft_tuners import READERS, Config, Reader
 from structmat.errors import CheckpointError
 
@@ -19,6 +20,7 @@ __all__ = ["from_peft"]
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+_READERS = READERS | BRIDGE
 # Fields of a configuration that say nothing about what a trained adapter computes, or that the tensors show better.
 _SILENT = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "exclude_modules", "inference_mode",
@@ -37,7 +39,8 @@ def from_peft(
     trainable: bool = False,
     orthogonalise: bool = False,
 ) -> Imported:
-    """Put an adapter that PEFT saved on a model: BOFT, OFT, HRA, C3A, LoHa, LoKr or LoRA, without PEFT installed.
+    """Put an adapter that PEFT saved on a model: BOFT, OFT, HRA, C3A, LoHa, LoKr or LoRA, without PEFT installed; also
+    what ``structmat.adapters.peft`` saved there (STRUCTMAT_HRA and the others), as the same method.
 
     The layers then compute what PEFT's compute, up to rounding. BOFT, exact OFT, even HRA and LoRA become ours with
     ``step="paper"``; the others become methods of their own, which train, merge and save like any. ``modules_to_save``
@@ -71,7 +74,7 @@ def _read(
     model: nn.Module, config: Config, held: Mapping[str, torch.Tensor], orthogonalise: bool
 ) -> tuple[dict[str, Found], dict[str, torch.Tensor]]:
     """The adapters of the file by layer, and the model's own parameters in it."""
-    folder, reader = config.place.parent, READERS[config.kind]
+    folder, reader = config.place.parent, _READERS[config.kind]
     source = folder / TENSOR_FILE
     layers, rest = _sorted(held, reader, source)
     known = names_of(model)
@@ -91,14 +94,14 @@ def _read(
 def _configuration(place: Path) -> Config:
     fields = read_object(place)
     kind = fields.get("peft_type") if isinstance(fields, dict) else None
-    if not isinstance(kind, str) or kind not in READERS:
+    if not isinstance(kind, str) or kind not in _READERS:
         raise CheckpointError(
-            f"{place}: peft_type is {kind!r}; read are {', '.join(READERS)}; merge others in peft "
+            f"{place}: peft_type is {kind!r}; read are {', '.join(_READERS)}; merge others in peft "
             "(merge_and_unload), or convert them with peft's convert_to_lora"
         )
     config = Config(kind, fields, place)
     for key, value in fields.items():
-        known = key in _SILENT or key in READERS[kind].fields
+        known = key in _SILENT or key in _READERS[kind].fields
         if not known and value not in (None, False, [], {}, "", 0, 0.0):
             raise CheckpointError(
                 f"{place}: {key} = {value!r} changes what the adapter computes in a way that is not read here; merge "
