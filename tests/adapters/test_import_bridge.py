@@ -13,7 +13,10 @@ from structmat.errors import CheckpointError
 from tests.adapters.cases import relative
 
 pytest.importorskip("peft")
-peft_cases = pytest.importorskip("tests.adapters.peft_cases")
+pytest.importorskip("transformers")
+
+from tests.adapters import peft_cases  # noqa: E402
+
 LIMIT = 1e-5  # both compute in float32
 
 BRIDGED = ["BOFT", "OFT", "HRA", "HRA-odd", "HRA-orthonormal", "FLoRA", "circulant", "toeplitz-product", "ldr"]
