@@ -15,7 +15,7 @@ from tests.adapters.cases import relative
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
-from tests.adapters import peft_cases  # noqa: E402
+from tests.adapters import peft_cases
 
 LIMIT = 1e-5  # both compute in float32
 

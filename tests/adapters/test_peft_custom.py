@@ -315,3 +315,9 @@ def test_a_weight_that_is_tied_stays_tied_when_the_merged_model_is_moved() -> No
     model.unmerge_adapter()
     inner = model.base_model.model
     assert inner.head.weight is inner.first.base_layer.weight and inner.head.weight.dtype == torch.float64
+
+
+def test_a_whole_attention_is_refused_with_what_peft_can_reach() -> None:
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2)})
+    with pytest.raises(StructureError, match=r"PEFT can reach attention\.out_proj; .* takes attention\.in_proj_weight"):
+        get_peft_model(model, config("HRA", target_modules=["attention"]))

@@ -65,6 +65,11 @@ class StructmatModel(_tuners.BaseTuner):  # type: ignore[misc, name-defined]
                 f"layer {current_key!r} carries adapters of another PEFT type already; one layer takes one type: leave "
                 "it out with exclude_modules, or merge and unload the others first"
             )
+        if isinstance(target, nn.MultiheadAttention):
+            raise StructureError(
+                f"layer {current_key!r} is a MultiheadAttention, which computes with its parameters; of these PEFT can "
+                f"reach {current_key}.out_proj; structmat.adapters.attach also takes {current_key}.in_proj_weight"
+            )
         layer = StructmatLayer(
             target,
             adapter_name,
