@@ -3,8 +3,11 @@
 Triton's wheel carries the assembler, so the machine code and its resources are known here: registers, stack, shared
 memory, local loads, tensor-core instructions, loads of 16 bytes. A configuration passes if it keeps nothing in local
 memory, fits the shared memory and the registers of one multiprocessor, and uses tensor cores where its kernel is a
-matrix product. The figures are written to ``benchmarks/aot.json``; ``--check`` writes nothing and exits 1 on a fault,
-as the other form does. ``TRITON_INTERPRET`` must not be set: an interpreted function cannot be compiled.
+matrix product. All must pass for sm_90; those that do not for sm_80, or ask for more shared memory than sm_86 and sm_89
+have, are listed in ``structmat/kernels/refused.json``, and no device of these capabilities is given them. The figures
+are written to ``benchmarks/aot.json``. ``--check`` writes nothing; it exits 1 on a fault for sm_90, where the list of
+the refused would change, and where the table and the figures on file are not of the same configurations.
+``TRITON_INTERPRET`` must not be set: an interpreted function cannot be compiled.
 """
 
 import argparse
@@ -21,56 +24,59 @@ from pathlib import Path
 from typing import Any
 
 from structmat.kernels.configs import TABLE, Config
+from structmat.kernels.stored import REFUSED
 
 REPORT = Path(__file__).parent / "aot.json"
-SHARED = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes one block of threads may ask for
-MODULES = {
-    "blockdiag": "blockdiag",
-    "cayley": "cayley",
-    "householder": "householder",
-    "strided": "strided",
-    "wy": "householder",
+SHARED = {80: 166_912, 86: 101_376, 90: 232_448}  # bytes one block of threads may ask for
+# Of each kernel: its module, its pointers of the dtype of the rows, its pointers to float32, and the plain integers
+# that divide by 16 in the sizes compiled for (all strides do; other integers are known to divide by nothing).
+KERNELS: dict[str, tuple[str, str, str, str]] = {
+    "cayley_forward": ("cayley", "k r kept", "", ""),
+    "cayley_backward": ("cayley", "kept g out", "", ""),
+    "blockdiag_forward": ("blockdiag", "x w y", "", "p q"),
+    "blockdiag_backward": ("blockdiag", "x g w gx", "parts", "p q"),
+    "strided_forward": ("strided", "x w y", "", "p q lanes"),
+    "strided_backward": ("strided", "x g w gx", "parts", "p q lanes"),
+    "wy_gram": ("householder", "v", "parts", "n per"),
+    "wy_inverse": ("householder", "", "parts t", ""),
+    "householder_apply": ("householder", "x v y", "t w", "n"),
+    "householder_vectors": ("householder", "x g", "w s parts", "n"),
+    "compose_walk": ("compose", "r start slots c", "", "g"),
+    "compose_pairs": ("compose", "slots halves out", "", "g"),
+    "toeplitz_form": ("toeplitz", "t out", "", ""),
+    "toeplitz_diagsum": ("toeplitz", "g", "parts", ""),
+    "toeplitz_product": ("toeplitz", "x t", "parts", "per ins outs"),
+    "toeplitz_tiles": ("toeplitz", "x g", "parts", "per ins outs"),
 }
-# Pointers that are not of the dtype of the rows: float32 sums, T, and what passes between the kernels.
-WIDE = {"parts", "t"}
-WIDE_OF = {"householder_apply": {"w"}, "householder_vectors": {"w", "s"}}
-NO_PRODUCT = {"cayley_forward", "cayley_backward", "wy_inverse"}  # float32 in registers, no tensor-core instruction
-RAGGED = {"rows", "n", "r", "per", "blocks", "lanes", "outer", "count"}  # plain integers, known to divide by nothing
-ALIGNED = {
-    "per": {"wy_gram"},
-    "n": {"householder_apply", "householder_vectors", "wy_gram"},
-    "lanes": {"strided_forward", "strided_backward"},
-}
+# Float32 in registers, no tensor-core instruction; the Toeplitz ones gather from a vector, entry by entry.
+NO_PRODUCT = {"cayley_forward", "cayley_backward", "wy_inverse", "toeplitz_form", "toeplitz_diagsum"}
+NO_PRODUCT |= {"compose_walk", "compose_pairs"}
+STRIDES = ("_matrix", "_row", "_block", "_out", "_batch", "_span")
 
 
 def arguments(config: Config, function: Any, half: str) -> tuple[dict[str, str], dict[tuple[int], Any], dict[Any, Any]]:
     """The signature, the constants and the alignments under which the launcher would specialise this kernel."""
     dtype = "fp32" if config.kind == "fp32" else half
     chosen: dict[str, Any] = {**dict(config.tiles), "UP": False, "PRECISION": "tf32x3" if dtype == "fp32" else "tf32"}
-    chosen |= dict.fromkeys(("P", "Q", "R"), config.size)
-    triton_language = importlib.import_module("triton.language")
-    chosen["ACC"] = triton_language.float32
+    chosen |= dict.fromkeys(("P", "Q", "R", "G"), config.size)
+    chosen["ACC"] = importlib.import_module("triton.language").float32
+    _, rows, wide, aligned = KERNELS[config.kernel]
     signature: dict[str, str] = {}
     constants: dict[tuple[int], Any] = {}
     attributes: dict[Any, Any] = {}
     for place, name in enumerate(function.arg_names):
-        wide = name in WIDE or name in WIDE_OF.get(config.kernel, ())
         if name in chosen and name.isupper():
             signature[name], constants[(place,)] = "constexpr", chosen[name]
         elif name.endswith(("_col", "_in")):
             signature[name], constants[(place,)] = "constexpr", 1
-        elif name in POINTERS:
-            signature[name] = "*fp32" if wide else f"*{dtype}"
+        elif name in rows.split() or name in wide.split():
+            signature[name] = "*fp32" if name in wide.split() else f"*{dtype}"
             attributes[(place,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "i32"
-            if name not in RAGGED or config.kernel in ALIGNED.get(name, ()):
-                attributes[(place,)] = [["tt.divisibility", 16]] if config.size >= 16 else []
-    return signature, constants, {key: value for key, value in attributes.items() if value}
-
-
-POINTERS = {"x", "y", "w", "g", "gx", "v", "t", "s", "k", "out", "parts", "kept"}
-MATRIX_POINTERS = {"r"}  # a pointer in cayley_forward, a number elsewhere
+            if config.size >= 16 and (name in aligned.split() or name.endswith(STRIDES)):
+                attributes[(place,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
 
 
 def compiled(config: Config, capability: int, half: str) -> Any:
@@ -78,14 +84,10 @@ def compiled(config: Config, capability: int, half: str) -> Any:
     triton = importlib.import_module("triton")
     compiler = importlib.import_module("triton.compiler")
     target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", capability, 32)
-    function = getattr(
-        importlib.import_module(f"structmat.kernels.{MODULES[config.kernel.split('_')[0]]}"), config.kernel
-    )
+    function = getattr(importlib.import_module(f"structmat.kernels.{KERNELS[config.kernel][0]}"), config.kernel)
     if not hasattr(function, "cache_key"):
         raise SystemExit("benchmarks.aot: TRITON_INTERPRET is set; interpreted kernels cannot be compiled")
     signature, constants, attributes = arguments(config, function, half)
-    if config.kernel == "cayley_forward":
-        signature["r"] = "*fp32"
     source = compiler.ASTSource(function, signature, constants, attributes)
     return triton.compile(source, target=target, options={"num_warps": config.warps, "num_stages": config.stages})
 
@@ -120,7 +122,7 @@ def faults(config: Config, capability: int, found: dict[str, int]) -> list[str]:
         said.append(f"{found['shared']} bytes of shared memory, {SHARED[capability]} are there")
     if found["registers"] * 32 * config.warps > 65_536:
         said.append(f"{found['registers']} registers for {32 * config.warps} threads")
-    if config.kernel not in NO_PRODUCT and not found["hgmma"] + found["hmma"]:
+    if config.kernel not in NO_PRODUCT and not found["hmma"] + (found["hgmma"] if capability >= 90 else 0):
         said.append("no tensor-core instruction")
     if config.kernel not in NO_PRODUCT and not found["wide_loads"]:
         said.append("no load of 16 bytes")
@@ -146,14 +148,47 @@ def examined(task: tuple[Config, int, str]) -> dict[str, Any]:
     return {**line, "seconds": round(time.perf_counter() - start, 2)}
 
 
+def refused(lines: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The names of the configurations that sm_80, and sm_86 with less shared memory, cannot run."""
+    found: dict[str, list[str]] = {"80": [], "86": []}
+    for line in lines:
+        if line["sm"] == 80:
+            if line["faults"]:
+                found["80"].append(line["config"])
+            if line["faults"] or line["shared"] > SHARED[86]:
+                found["86"].append(line["config"])
+    return {key: sorted(set(names)) for key, names in found.items()}
+
+
+def disagreements(lines: list[dict[str, Any]]) -> list[str]:
+    """Where the files written by an earlier run no longer say what was found."""
+    said = []
+    if (json.loads(REFUSED.read_text()) if REFUSED.is_file() else {}) != refused(lines):
+        said.append(f"{REFUSED.name} lists other configurations than those that failed for sm_80 and sm_86")
+    report = json.loads(REPORT.read_text())["lines"] if REPORT.is_file() else []
+    if {(v["config"], v["dtype"], v["sm"]) for v in report} != {(v["config"], v["dtype"], v["sm"]) for v in lines}:
+        said.append(f"{REPORT.name} is of another table")
+    return said
+
+
+def write(lines: list[dict[str, Any]]) -> None:
+    """The figures, and the list of the refused."""
+    version = importlib.import_module("triton").__version__
+    text = json.dumps({"triton": version, "lines": [{**v, "seconds": None} for v in lines]}, indent=None)
+    REPORT.write_text(text.replace('}, {"config', '},\n{"config') + "\n")
+    REFUSED.write_text(json.dumps(refused(lines), indent=1) + "\n")
+
+
 def main(given: list[str] | None = None) -> int:
-    """Compile, print, write; 1 on a fault."""
+    """Compile, print, write; 1 on a fault for sm_90, or where ``--check`` finds other files on record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aot", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="a regular expression on the names of configurations")
+    parser.add_argument(
+        "--only", default="", help="a regular expression on the names; nothing is written"
+    )
     parser.add_argument("--sm", type=int, nargs="*", default=[90, 80], help="compute capabilities, without the dot")
     parser.add_argument("--half", nargs="*", default=["bf16"], help="what half stands for: bf16, fp16")
-    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
-    parser.add_argument("--check", action="store_true", help="write no report")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--check", action="store_true", help="write nothing, compare with what is on file")
     chosen = parser.parse_args(given)
     tasks = [
         (config, capability, half)
@@ -165,14 +200,18 @@ def main(given: list[str] | None = None) -> int:
         lines = []
         for line in pool.map(examined, tasks):
             lines.append(line)
-            print(shown(line), flush=True)
-    bad = sum(bool(line["faults"]) for line in lines)
-    print(f"{len(lines)} configurations, {bad} with faults, {time.perf_counter() - start:.0f} s")
-    if not chosen.check:
-        version = importlib.import_module("triton").__version__
-        text = json.dumps({"triton": version, "lines": [{**v, "seconds": None} for v in lines]}, indent=None)
-        REPORT.write_text(text.replace('}, {"config', '},\n{"config') + "\n")
-    return 1 if bad or not lines else 0
+            if line["faults"] or not chosen.check:
+                print(shown(line), flush=True)
+    bad = sum(bool(line["faults"]) for line in lines if line["sm"] == 90)
+    whole = not chosen.only and (chosen.sm, chosen.half) == ([90, 80], ["bf16"])
+    said = disagreements(lines) if chosen.check and whole else []
+    print("\n".join([*said, *(["run python -m benchmarks.aot and commit what it writes"] if said else [])]), end="")
+    seconds = time.perf_counter() - start
+    print(f"{len(lines)} compilations, {bad} with faults for sm_90, {len(refused(lines)['80'])} refused on sm_80, "
+          f"{len(refused(lines)['86'])} on sm_86; {seconds:.0f} s")  # fmt: skip
+    if whole and not chosen.check:
+        write(lines)
+    return 1 if bad or said or not lines else 0
 
 
 def shown(line: dict[str, Any]) -> str:

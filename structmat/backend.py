@@ -237,10 +237,12 @@ def _known(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple([operator.index(n) if has_static_value(n) else -1 for n in shape])
 
 
-@torch.compiler.assume_constant_result
-def _while_tracing(mode: str, op: str, device: str, dtype: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[str, str]:
-    """``_decided``, called by torch.compile in place of being traced: from constants to constants."""
+def _by_names(mode: str, op: str, device: str, dtype: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[str, str]:
+    """``_decided``, from constants to constants."""
     return _decided(mode, op, torch.device(device), getattr(torch, dtype.removeprefix("torch.")), shapes)
+
+
+_while_tracing: Any = torch.compiler.assume_constant_result(_by_names)  # torch.compile calls it and does not trace it
 
 
 @functools.lru_cache(maxsize=4096)

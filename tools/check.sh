@@ -23,6 +23,11 @@ step "ruff format" "$py" -m ruff format --check "${sources[@]}"
 step "mypy, strict" "$py" -m mypy
 step "file sizes and machine paths" "$py" tools/check_tree.py
 step "floors and public API" "$py" -m pytest -q -p no:cacheprovider tests/test_floors.py tests/test_public_api.py
+if [ "$(uname -s)" = Linux ]; then
+  step "kernels, ahead of time" env -u TRITON_INTERPRET "$py" -m benchmarks.aot --check
+else
+  times+=("kernels, ahead of time: skipped, triton is installed on Linux only")
+fi
 step "make test" make test
 step "skips" "$py" tools/check_skips.py out/check/tests.xml
 step "docs, warnings are errors" make docs
