@@ -38,6 +38,7 @@ CHAINS: dict[str, list[Any]] = {
     "HRA": [adapters.HRA(4)],
     "HRA odd, LoRA, HRA, LoRA": [adapters.HRA(3), adapters.LoRA(1), adapters.HRA(2), adapters.LoRA(2)],
     "LoRA, FLoRA": [adapters.LoRA(2), adapters.FLoRA(2)],
+    "HRA, FLoRA, LoRA": [adapters.HRA(2), adapters.FLoRA(2), adapters.LoRA(1)],
 }
 
 
@@ -158,6 +159,15 @@ def test_the_choice_and_its_reasons() -> None:
         assert path(model, 10_000) == "weight"
         assert path(model, 10) == "low-rank"
     assert path(model, 10_000) == "low-rank"
+
+
+@pytest.mark.usefixtures("always")
+def test_a_rotation_after_a_tucker_form_is_folded() -> None:
+    model = adapted(nn.Conv2d(4, 6, 3), [adapters.FLoRA(2), adapters.HRA(2)])
+    assert path(model) == "weight"
+    assert path(model, dtype=torch.bfloat16) == "beside"
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    assert relative(model(x), nn.functional.conv2d(x, model[0].weight, model[0].bias)) < 1e-13
 
 
 def test_the_points_are_those_of_the_output() -> None:

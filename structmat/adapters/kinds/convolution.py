@@ -47,11 +47,12 @@ class _Conv(Kind):
         return matrix.reshape(out, inside, *kernel)
 
     def plan(self, layer: nn.Module, chain: Sequence[Update], rows: int, dtype: torch.dtype) -> backend.Plan:
-        others = [update for update in chain if not _is_tucker(update)]
-        if len(others) < len(chain):
-            if not all(isinstance(update, Add) for update in others) or not _in_layout(layer, chain):
-                others = list(chain)
-            elif not others:
+        others = list(chain)
+        first = next((k for k, update in enumerate(chain) if _is_tucker(update)), len(chain))
+        # A rotation after a Tucker form would turn it, which leaves the format.
+        if first < len(chain) and all(isinstance(u, Add) for u in chain[first:]) and _in_layout(layer, chain):
+            others = [update for update in chain if not _is_tucker(update)]
+            if not others:
                 return backend.Plan("tucker", "three small convolutions, or its kernel formed where that is cheaper")
         if type(layer)._conv_forward is not self.cls._conv_forward:  # type: ignore[attr-defined]
             return backend.Plan("weight", f"{type(layer).__name__} brings its own _conv_forward")
