@@ -37,6 +37,7 @@ __all__ = [
     "merged_blocks",
     "program",
     "program_of",
+    "rows_of",
     "solve_rows",
 ]
 
@@ -124,13 +125,14 @@ def butterfly_rows(
     Cost: ``2 R n q`` flops a pass for R rows; see the module for how factors become passes.
     """
     out = torch.promote_types(x.dtype, blocks[0].dtype)
-    if torch.compiler.is_compiling():
-        rows = _COMPILED_ROWS
-    else:
-        lead = math.prod(blocks[0].shape[:-3]) if blocks[0].ndim > 3 else 1
-        rows = max(1, x.numel() // max(1, x.shape[-1] * lead))
-    plan = program(digits, axes, tuple([w.shape[-2] for w in blocks]), rows)
+    lead = math.prod(blocks[0].shape[:-3]) if blocks[0].ndim > 3 else 1
+    plan = program(digits, axes, tuple([w.shape[-2] for w in blocks]), rows_of(x, lead))
     return kept_rows(x, merged_blocks(blocks, plan), plan, fb.plain(order), out)
+
+
+def rows_of(x: torch.Tensor, lead: int) -> int:
+    """How many rows meet one of ``lead`` matrices, as the cost rule counts them."""
+    return _COMPILED_ROWS if torch.compiler.is_compiling() else max(1, x.numel() // max(1, x.shape[-1] * lead))
 
 
 def merged_blocks(blocks: tuple[torch.Tensor, ...], plan: Program) -> tuple[torch.Tensor, ...]:

@@ -60,6 +60,8 @@ TABLE: tuple[Config, ...] = (
     *_rows("householder_apply", "fp32", (64, {"BM": 64, "BD": 32}, 8, 2)),
     *_rows("householder_vectors", "half", *[(r, {"BM": 64, "BD": 64}, 4, 2) for r in (16, 32, 64)]),
     *_rows("householder_vectors", "fp32", *[(r, {"BM": 32, "BD": 64}, 4, 2) for r in (16, 32, 64)]),
+    *_rows("compose_walk", "fp32", *[(g, {"BN": min(g, 32)}, w, 1) for g, w in ((16, 1), (32, 4), (64, 4), (128, 8))]),
+    *_rows("compose_pairs", "fp32", *[(g, {"BN": min(g, 32)}, w, 1) for g, w in ((16, 1), (32, 4), (64, 4), (128, 8))]),
     *[c for kind in ("half", "fp32") for c in _rows("toeplitz_form", kind, (ORDER, {"BM": 32, "BN": 128}, 4, 1))],
     *[c for kind in ("half", "fp32") for c in _rows("toeplitz_diagsum", kind, (ORDER, {"BM": 16, "BK": 128}, 4, 2))],
     *_rows("toeplitz_product", "half", (ORDER, {"BM": 64, "BO": 64, "BK": 64}, 4, 2)),
@@ -74,19 +76,23 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "block_diagonal": ("blockdiag_forward", "blockdiag_backward"),
     "block_diagonal_strided": ("strided_forward", "strided_backward"),
     "householder_product": ("wy_gram", "wy_inverse", "householder_apply", "householder_vectors"),
+    "compose_blocks": ("compose_walk", "compose_pairs"),
     "toeplitz_form": ("toeplitz_form", "toeplitz_diagsum"),
     "toeplitz_formed": ("toeplitz_form", "toeplitz_tiles", "toeplitz_diagsum"),
     "toeplitz_product": ("toeplitz_product", "toeplitz_tiles", "toeplitz_diagsum"),
 }
 _KINDS = {"bfloat16": "half", "float16": "half", "float32": "fp32"}
-_ONLY_FP32 = ("cayley_forward", "cayley_backward", "wy_inverse")
+_ONLY_FP32 = ("cayley_forward", "cayley_backward", "wy_inverse", "compose_walk", "compose_pairs")
+_OF_WEIGHTS = ("cayley", "compose_blocks")  # operations that no row takes part in: float32, as all weights are
 
 
 def size_of(op: str, shapes: Shapes) -> int:
-    """What the lines of a table are named after: the order of a block or of a Toeplitz matrix, or the number of
-    reflectors (of a panel: more are served panel by panel)."""
+    """What the lines of a table are named after: the order of a block, of a span or of a Toeplitz matrix, or the
+    number of reflectors."""
     if op.startswith("block_diagonal"):
         return max(shapes[1][-2:])
+    if op == "compose_blocks":
+        return shapes[0][-1] << (shapes[0][1] - 1)
     if op.startswith("toeplitz"):
         (m, n), rest = shapes[0][-2:], shapes[1:]
         return max(n, rest[0][-1] - n + 1) if rest else max(m, n)
@@ -105,7 +111,7 @@ def fits(op: str, dtype: str, shapes: Shapes, *, interpreted: bool = False) -> s
     """None where the kernels of ``op`` serve these arguments, else the reason why not."""
     if op not in OPERATIONS:
         return f"this release holds no Triton kernel for {op}"
-    allowed = ("float32",) if op == "cayley" else tuple(_KINDS)
+    allowed = ("float32",) if op in _OF_WEIGHTS else tuple(_KINDS)
     if dtype not in (*allowed, *(("float64",) if interpreted else ())):
         return f"the kernels of {op} take {', '.join(allowed)}, not {dtype}"
     if any(0 in shape for shape in shapes):

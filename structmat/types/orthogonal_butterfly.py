@@ -14,6 +14,7 @@ from structmat.errors import ShapeError
 from structmat.functional import butterfly as fb
 from structmat.functional import butterfly_apply as fa
 from structmat.functional import orthogonal as fo
+from structmat.functional.launched_compose import composed
 from structmat.lazy import Prepared
 from structmat.matrix import Matrix
 from structmat.solving import Factorisation, Options, SolveInfo
@@ -83,16 +84,33 @@ class OrthogonalButterfly(Matrix):
     def _program(self, rows: int) -> fa.Program:
         return fa.program(*self._parts(), (self.block,) * self.layers, rows)
 
-    def _blocks(self) -> tuple[torch.Tensor, ...]:
-        """The rotations of each factor, the first to act first, in the dtype computed in."""
+    def _rotations(self) -> torch.Tensor:
+        """The blocks ``(*batch, m, d / b, b, b)`` in the dtype computed in."""
         wide = self.skew.to(backend.compute_dtype(self.skew.dtype))
-        factors = fo.cayley(fo.skew(wide, self.block)).unbind(-4)
+        return fo.cayley(fo.skew(wide, self.block))
+
+    def _acting(self, rotations: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The blocks of each factor, the first to act first."""
+        factors = rotations.unbind(-4)
         return factors[::-1] if self.reverse else factors
+
+    def _blocks(self) -> tuple[torch.Tensor, ...]:
+        return self._acting(self._rotations())
+
+    def _merged(self, plan: fa.Program) -> tuple[torch.Tensor, ...]:
+        """The blocks of each pass; where all factors become one pass, by one kernel if one serves."""
+        rotations = self._rotations()
+        if len(plan.parts) == 1 and self.layers > 1:
+            found = composed(rotations, self.reverse)
+            if found is not None:
+                return (found,)
+        return fa.merged_blocks(self._acting(rotations), plan)
 
     def linear(self, x: torch.Tensor) -> torch.Tensor:
         out = torch.promote_types(x.dtype, self.skew.dtype)
-        wide = backend.compute_dtype(out)
-        return fa.butterfly_rows(x.to(wide), self._blocks(), *self._parts()).to(out)
+        lead = math.prod(self.skew.shape[:-3])
+        plan = self._program(fa.rows_of(x, lead))
+        return fa.kept_rows(x, self._merged(plan), plan, None, out)
 
     def transpose(self) -> Matrix:
         """Each rotation transposed, ``K -> K^T``, in reverse order."""
@@ -139,7 +157,7 @@ class OrthogonalButterfly(Matrix):
 
     def prepare(self) -> Matrix:
         """Keeps the rotations, merged for many rows: later products are one or two passes."""
-        return Prepared(self, fa.merged_blocks(self._blocks(), self._program(_KEPT_ROWS)))
+        return Prepared(self, self._merged(self._program(_KEPT_ROWS)))
 
     def _linear_kept(self, kept: tuple[torch.Tensor, ...], x: torch.Tensor) -> torch.Tensor:
         out = torch.promote_types(x.dtype, self.skew.dtype)

@@ -15,10 +15,10 @@ collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every output starts as NaN, so that an entry that no program writes is seen."""
-    from structmat.kernels import blockdiag, cayley, householder, strided, toeplitz
+    from structmat.kernels import blockdiag, cayley, compose, householder, strided, toeplitz
 
     def allocate(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         return torch.full(shape, float("nan"), dtype=dtype, device=device)
 
-    for module in (blockdiag, cayley, householder, strided, toeplitz):
+    for module in (blockdiag, cayley, compose, householder, strided, toeplitz):
         monkeypatch.setattr(module, "allocate", allocate)
