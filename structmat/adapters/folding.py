@@ -18,7 +18,7 @@ from structmat.adapters import lean
 from structmat.adapters.method import Add, Compose, Parts, Residual, Update
 from structmat.matrix import Matrix
 from structmat.types.low_rank import LowRank
-from structmat.types.toeplitz import Toeplitz
+from structmat.types.toeplitz_family import ToeplitzFamily
 from structmat.types.tucker import Tucker
 
 __all__ = [
@@ -222,10 +222,10 @@ def columns(matrix: Matrix, index: torch.Tensor) -> torch.Tensor:
     """
     if isinstance(matrix, LowRank):
         return torch.nn.functional.embedding(index, matrix.right) @ matrix.left.mT
-    if isinstance(matrix, Toeplitz):
+    if isinstance(matrix, ToeplitzFamily):
         m, n = matrix.shape
         place = torch.arange(m, device=index.device) + (n - 1) - index[..., None]
-        return matrix.diagonals[place]
+        return matrix._diagonals()[place]
     tucker = getattr(matrix, "columns", None)
     if tucker == (1,) and getattr(matrix, "rows", None) == (0,):
         left, right = matrix.factors  # type: ignore[attr-defined]

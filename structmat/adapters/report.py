@@ -9,7 +9,6 @@ from torch import nn
 
 from structmat import backend
 from structmat.adapters.folding import fold, split
-from structmat.adapters.forms import choose
 from structmat.adapters.kinds import gathered
 from structmat.adapters.layer import Adapted, Slot
 from structmat.adapters.method import Compose, Parts, Residual, Update
@@ -173,10 +172,7 @@ def explain(model: nn.Module, rows: int, dtype: torch.dtype | None = None) -> Ex
         else:
             weight = layer.base.weight if layer.kind.reads_weight else None
             given = dtype or (weight.dtype if isinstance(weight, torch.Tensor) else layer.dtype)
-            if layer.kind.by_rows:
-                plans[name] = choose(chain, rows, layer.out_features, given)
-            else:
-                plans[name] = layer.kind.plan(layer.base, chain, rows, given)
+            plans[name] = layer.kind.plan(layer.base, chain, rows, given)
     return Explained(plans)
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from structmat.adapters.leading import LeadingCirculant
 from structmat.adapters.lora import check_scale
 from structmat.adapters.method import Add, State, Target, check_rank, normal, register, uniform, zeros
 from structmat.lazy import Product
@@ -153,16 +154,13 @@ class SURM:
 
 
 def _circulant(column: torch.Tensor, m: int, n: int) -> Matrix:
-    if m == n:
-        return Circulant(column)
-    place = torch.arange(m + n - 1, device=column.device) - (n - 1)  # i - j along the diagonals
-    return Toeplitz(column[..., place % max(m, n)], n)
+    return Circulant(column) if m == n else LeadingCirculant(column, m, n)
 
 
 def _skew(column: torch.Tensor, m: int, n: int) -> Matrix:
     if m == n:
         return Circulant(column, f=-1)
-    place = torch.arange(m + n - 1, device=column.device) - (n - 1)
+    place = torch.arange(m + n - 1, device=column.device) - (n - 1)  # i - j along the diagonals
     return Toeplitz(column[..., place % max(m, n)] * torch.where(place < 0, -1.0, 1.0).to(column.dtype), n)
 
 

@@ -31,6 +31,7 @@ __all__ = ["Geometry", "convolve", "convolve_transposed", "good_length", "is_smo
 Array = numpy.ndarray[Any, numpy.dtype[Any]]
 
 _KEPT = 1 << 20  # numbers of a spectrum up to which the backward pass keeps it; larger ones are computed again
+_AT_ONCE = 1 << 17  # numbers of the rows that are correlated at a time
 _FEW_ROWS, _SHORT = 16, 512  # on CPU, fewer rows than this and longer than that: scipy's cached plans beat torch.fft
 
 
@@ -87,6 +88,21 @@ def correlate(x: torch.Tensor, y: torch.Tensor, geometry: Geometry, batch: tuple
     """The gradient of ``convolve`` in its weights: ``a_k = sum y_i conj(x_j)`` over ``i - j = k - shift``, summed to
     ``batch``."""
     return _apply(x, y, _Job("a", geometry, tuple(batch)))
+
+
+def correlate_rows(x: torch.Tensor, y: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """``correlate`` of rows x ``(k, len x)`` and y ``(k, len y)`` summed to one vector, for values alone: a part of the
+    rows at a time, so that their spectra stay in the cache and nothing of the size of all rows is allocated."""
+    total: torch.Tensor | None = None
+    step = max(1, _AT_ONCE // geometry.length)
+    for start in range(0, x.shape[0], step):
+        fx = _analyse("x", x[start : start + step], geometry)
+        product = torch.mul(fx.conj(), _analyse("y", y[start : start + step], geometry)).sum(0)
+        total = product if total is None else total.add_(product)
+    if total is None:
+        return x.new_zeros(geometry.a)
+    inverse = transforms.ifft if x.is_complex() else transforms.irfft
+    return _cut("a", inverse(total, geometry.length), geometry)
 
 
 def spectrum(a: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -191,6 +207,11 @@ def _synthesise(job: _Job, hat: torch.Tensor, real: bool) -> torch.Tensor:
         full = torch.from_numpy(transform(hat.detach().resolve_conj().resolve_neg().numpy(), g.length))
     else:
         full = transforms.irfft(hat, g.length) if real else transforms.ifft(hat, g.length)
+    return _cut(role, full, g)
+
+
+def _cut(role: str, full: torch.Tensor, g: Geometry) -> torch.Tensor:
+    """One of the three vectors out of the N numbers of a transform back."""
     size = getattr(g, role)
     if role == "a" and g.even:
         return torch.cat((full[..., :1], full[..., 1:size] + full[..., g.length - size + 1 :].flip(-1)), -1)

@@ -22,6 +22,7 @@ __all__ = [
     "diagonal_means",
     "diagonal_sums",
     "fold",
+    "symmetric_geometry",
     "symmetric_product",
     "toeplitz_entries",
     "toeplitz_geometry",
@@ -41,6 +42,11 @@ def toeplitz_geometry(m: int, n: int) -> Geometry:
     if m == 0 or n == 0:
         return Geometry(1, 0, 0, n, m)
     return Geometry(good_length(m + n - 1), n - 1, m + n - 1, n, m)
+
+
+def symmetric_geometry(n: int) -> Geometry:
+    """As ``toeplitz_geometry`` for a symmetric matrix, whose weights are its first column, mirrored."""
+    return Geometry(good_length(2 * n - 1), 0, n, n, n, even=True)
 
 
 def cyclic_geometry(n: int) -> Geometry:
@@ -92,7 +98,7 @@ def symmetric_product(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     kernels = launched_toeplitz.kernels_of(c, x, n, 2 * n - 1)
     if kernels is not None:
         return launched_toeplitz.toeplitz_rows(torch.cat((c[..., 1:].flip(-1), c), -1), x, n, kernels)
-    return _rows(c, x, Geometry(good_length(2 * n - 1), 0, n, n, n, even=True))
+    return _rows(c, x, symmetric_geometry(n))
 
 
 def circulant_product(v: torch.Tensor, x: torch.Tensor, f: complex = 1) -> torch.Tensor:

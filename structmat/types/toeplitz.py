@@ -10,6 +10,7 @@ from structmat._nearest import distance_check, require_square_entries
 from structmat.claims import Claim, Claims
 from structmat.errors import ShapeError
 from structmat.functional import toeplitz as ft
+from structmat.functional.fourier import Geometry
 from structmat.matrix import Matrix
 from structmat.types.toeplitz_family import ToeplitzFamily
 
@@ -119,6 +120,9 @@ class SymmetricToeplitz(ToeplitzFamily):
 
     def _diagonals(self) -> torch.Tensor:
         return torch.cat((self.column[..., 1:].flip(-1), self.column), -1)
+
+    def _embedding(self) -> tuple[torch.Tensor, Geometry]:
+        return self.column, ft.symmetric_geometry(self.column.shape[-1])
 
     def linear(self, x: torch.Tensor) -> torch.Tensor:
         return ft.symmetric_product(self.column, x)

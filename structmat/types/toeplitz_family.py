@@ -41,6 +41,10 @@ class ToeplitzFamily(Matrix):
         """``(*batch, m + n - 1)``, from the upper right corner to the lower left."""
         raise TypeError(f"{type(self).__name__} must define _diagonals")
 
+    def _embedding(self) -> tuple[torch.Tensor, fourier.Geometry]:
+        """The numbers of the matrix and the cyclic convolution in which they stand, each number once."""
+        return self._diagonals(), ft.toeplitz_geometry(*self._size())
+
     def linear(self, x: torch.Tensor) -> torch.Tensor:
         return ft.toeplitz_product(self._diagonals(), x, int(self.shape[-1]))
 
@@ -234,17 +238,17 @@ class ToeplitzFamily(Matrix):
         return block
 
     def prepare(self) -> Matrix:
-        return Prepared(self, (fourier.spectrum(self._diagonals(), ft.toeplitz_geometry(*self._size())),))
+        return Prepared(self, (fourier.spectrum(*self._embedding()),))
 
     def _linear_kept(self, kept: tuple[torch.Tensor, ...], x: torch.Tensor) -> torch.Tensor:
         hat = kept[0] if kept[0].ndim == 1 or x.ndim == 1 else kept[0][..., None, :]
-        dtype = self._diagonals().dtype
-        y = fourier.apply_spectrum(hat, x, ft.toeplitz_geometry(*self._size()), not dtype.is_complex)
+        dtype, geometry = self._diagonals().dtype, self._embedding()[1]
+        y = fourier.apply_spectrum(hat, x, geometry, not dtype.is_complex)
         return y.to(torch.promote_types(dtype, x.dtype))
 
     def plan(self, verb: str, columns: int = 1) -> backend.Plan:
         m, n = self._size()
-        length = ft.toeplitz_geometry(m, n).length
+        length = self._embedding()[1].length
         size = self._diagonals().element_size()
         asked = (operation_of(columns, n, m + n - 1),)
         if verb == "linear" and ft.forming_is_cheaper(m, n, columns, self._diagonals().device):

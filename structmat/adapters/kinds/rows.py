@@ -8,17 +8,21 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from structmat.adapters import folding, forms, lean
+from structmat import backend
+from structmat.adapters import convolved, folding, forms, lean
 from structmat.adapters.kinds.base import Kind, Sizes, sharded, stored
 from structmat.adapters.method import Compose, Update, master_dtype
 from structmat.errors import ShapeError
+from structmat.functional import folded
 from structmat.types.householder import HouseholderProduct
 
 __all__ = ["CONV1D", "LINEAR", "OPAQUE"]
 
 
 class _Rows(Kind):
-    """The chain acts on activations, so the layer itself is called and nothing of size n^2 is formed."""
+    """The chain acts on activations: the layer itself is called and nothing of size n^2 is formed, except where the
+    rows are so many that a Toeplitz or circulant addition costs less in the weight (``convolved``).
+    """
 
     by_rows = True
 
@@ -63,6 +67,10 @@ class _Rows(Kind):
             return y
 
         rows = x.numel() // max(1, x.shape[-1])
+        numbers = convolved.joined(chain)
+        if numbers is not None and self._joins_weight(layer, x, numbers, dtype, rows):
+            weight = self.matrix(layer, stored(layer))
+            return folded.folded_linear(x, weight, layer.bias, *numbers)  # type: ignore[arg-type]
         if forms.choose(list(chain), rows, self.sizes(layer)[0], given).path == "low-rank":
             y = self._beside(layer, x, chain[0], dtype, base)
         else:
@@ -72,6 +80,27 @@ class _Rows(Kind):
             if bias is not None:
                 y = y + folding.settled(chain, bias.to(dtype), y)
         return y.to(found[0])
+
+    def plan(self, layer: nn.Module, chain: Sequence[Update], rows: int, dtype: torch.dtype) -> backend.Plan:
+        numbers = convolved.joined(chain)
+        if numbers is None:
+            return forms.choose(list(chain), rows, self.sizes(layer)[0], dtype)
+        reason = "the layer's weight is never read"
+        return convolved.plan(
+            numbers, rows, convolved.lacking(layer, self.place(layer)[0], dtype) if self.reads_weight else reason
+        )
+
+    def _joins_weight(
+        self, layer: nn.Module, x: torch.Tensor, numbers: convolved.Numbers, dtype: torch.dtype, rows: int
+    ) -> bool:
+        """Whether the sum of the weight and a convolution is formed for so many rows x: only for plain tensors outside
+        torch.compile and every transform.
+        """
+        if not self.reads_weight or torch.compiler.is_compiling():
+            return False
+        if not convolved.pays(numbers[1], rows) or convolved.lacking(layer, dtype, x.dtype) is not None:
+            return False
+        return folded.serves(x, stored(layer), numbers[0])
 
     def _beside(
         self, layer: nn.Module, x: torch.Tensor, update: Update, dtype: torch.dtype, base: folding.Base
