@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from structmat.adapters.lora import check_scale
 from structmat.adapters.method import Add, State, Target, check_rank, normal, register, zeros
 from structmat.adapters.pace import flora_scale
 from structmat.types.tucker import Tucker
+from structmat.types.tucker_family import wasted
 
 __all__ = ["FLoRA"]
 
@@ -72,8 +74,17 @@ class FLoRA:
         return sizes, tuple(min(r, d) for r, d in zip(ranks, sizes, strict=True))
 
     def init(self, target: Target, generator: torch.Generator | None) -> State:
-        """Core zero, factors random."""
+        """Core zero, factors random. A UserWarning for a rank above the product of the others, which wastes numbers."""
         sizes, ranks = self.modes(target)
+        found = None if target.device.type == "meta" else wasted(ranks)
+        if found is not None:
+            mode, most = found
+            warnings.warn(
+                f"FLoRA(ranks={self.ranks}): rank {ranks[mode]} of mode {mode} is above {most}, the product of the "
+                f"other ranks {ranks}, and serves no more than rank {most} would",
+                UserWarning,
+                stacklevel=2,
+            )
         trained = {"core": zeros(ranks, target)}
         for k, (d, r) in enumerate(zip(sizes, ranks, strict=True)):
             std = math.sqrt(0.5 / r) if self.start == "vision" else 0.02
@@ -86,7 +97,8 @@ class FLoRA:
         """``Add(Tucker(core, factors), s)``."""
         core = state.trained["core"]
         modes = len(state.trained) - 1
-        return Add(Tucker(core, tuple(state.trained[f"factor{k}"] for k in range(modes))), self._scale(core, modes))
+        factors = tuple(state.trained[f"factor{k}"] for k in range(modes))
+        return Add(Tucker._of(core, factors), self._scale(core, modes))
 
     def _scale(self, core: torch.Tensor, modes: int) -> float:
         first, second = core.shape[core.ndim - modes :][:2]

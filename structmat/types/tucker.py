@@ -126,7 +126,13 @@ class Tucker(Value):
 
     def _with(self, core: torch.Tensor, factors: ft.Factors, dtype: torch.dtype | None = None) -> "Tucker":
         dtype = self.dtype if dtype is None else dtype
-        return Tucker(core.to(dtype), tuple([u.to(dtype) for u in factors]))
+        return self._of(core.to(dtype), tuple([u.to(dtype) for u in factors]))
+
+    @classmethod
+    def _of(cls, core: torch.Tensor, factors: ft.Factors) -> "Tucker":
+        """A tensor made of another one, or of parts chosen before: wasted ranks are not warned of again."""
+        found: Tucker = family.told(lambda: Tucker(core, factors))
+        return found
 
     # -- algebra in the format -------------------------------------------------------------------------------------
 
@@ -157,7 +163,7 @@ class Tucker(Value):
         return self + (-self._met(other, "-"))
 
     def __neg__(self) -> "Tucker":
-        return Tucker(-self.core, self.factors)
+        return self._of(-self.core, self.factors)
 
     def __mul__(self, other: Any) -> "Tucker":
         """Entry by entry with a Tucker tensor, or scaled by a number or a tensor of shape () or (*batch, 1, 1)."""
@@ -167,7 +173,7 @@ class Tucker(Value):
         if isinstance(factor, torch.Tensor) and factor.ndim:
             factor = factor.reshape(*factor.shape[:-2], *[1] * self.order)
         scaled = self.core * factor
-        return Tucker(scaled, tuple([u.to(scaled.dtype) for u in self.factors]))
+        return self._of(scaled, tuple([u.to(scaled.dtype) for u in self.factors]))
 
     __rmul__ = __mul__
 

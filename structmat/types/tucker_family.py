@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import threading
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +13,18 @@ from structmat.errors import DtypeError, ShapeError
 from structmat.functional import tucker_decompose as fd
 from structmat.functional.tucker import Sizes
 
-__all__ = ["Decomposition", "RankCertificate", "checked_method", "checked_ranks", "checked_rows", "legal_ranks"]
+__all__ = [
+    "Decomposition",
+    "RankCertificate",
+    "checked_method",
+    "checked_ranks",
+    "checked_rows",
+    "legal_ranks",
+    "told",
+    "wasted",
+]
 
+_TOLD = threading.local()  # whether what is built here has ranks that were warned of before
 _AMBIGUOUS = 1e3  # a smaller gap between the last singular value that counts and the next leaves the rank open
 
 
@@ -56,17 +68,38 @@ def legal_ranks(name: str, dims: Sizes, ranks: Sizes) -> None:
             raise ShapeError(
                 f"{name}: rank {r} of mode {k} is above its size {d}; an unfolding with {d} rows has rank at most {d}"
             )
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or getattr(_TOLD, "already", False):
         return
+    found = wasted(ranks)
+    if found is not None:
+        mode, most = found
+        warnings.warn(
+            f"{name}: rank {ranks[mode]} of mode {mode} is above {most}, the product of the other ranks {ranks}; the "
+            f"tensor has multilinear rank at most {most} there. round(ranks=...) drops what is wasted",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def told(build: Callable[[], Any]) -> Any:
+    """``build()`` without the warning of wasted ranks: for a tensor of ranks that were warned of before."""
+    if torch.compiler.is_compiling():
+        return build()
+    before = getattr(_TOLD, "already", False)
+    _TOLD.already = True
+    try:
+        return build()
+    finally:
+        _TOLD.already = before
+
+
+def wasted(ranks: Sizes) -> tuple[int, int] | None:
+    """The first mode whose rank is above the product of the others, and that product; None if there is none."""
     for k, r in enumerate(ranks):
         others = math.prod(ranks[:k]) * math.prod(ranks[k + 1 :])
         if r > others:
-            warnings.warn(
-                f"{name}: rank {r} of mode {k} is above {others}, the product of the other ranks {ranks}; the tensor "
-                f"has multilinear rank at most {others} there. round(ranks=...) drops what is wasted",
-                UserWarning,
-                stacklevel=5,
-            )
+            return k, others
+    return None
 
 
 def checked_ranks(
