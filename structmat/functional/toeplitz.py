@@ -57,9 +57,8 @@ def cyclic_geometry(n: int) -> Geometry:
 def toeplitz_product(t: torch.Tensor, x: torch.Tensor, columns: int) -> torch.Tensor:
     """``x A^T`` for the Toeplitz matrix of t ``(*b, m + n - 1)``: x ``(..., k, n)`` or one row -> ``(..., k, m)``."""
     m = toeplitz_rows(t.shape[-1], columns)
-    kernels = launched_toeplitz.kernels_of(t, x, columns, t.shape[-1])
-    if kernels is not None:
-        return launched_toeplitz.toeplitz_rows(t, x, columns, kernels)
+    if launched_toeplitz.rows_served(t, x, columns, t.shape[-1]):
+        return launched_toeplitz.toeplitz_rows(t, x, columns)
     if t.ndim == 1 and forming_is_cheaper(m, columns, x.numel() // max(1, columns), t.device):
         return _formed(t, x, columns)
     return _rows(t, x, toeplitz_geometry(m, columns))
@@ -95,9 +94,8 @@ def toeplitz_windows(t: torch.Tensor, columns: int) -> torch.Tensor:
 def symmetric_product(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """``x A^T`` for ``A[i, j] = c[|i - j|]``, c ``(*b, n)`` read once for both sides: as ``toeplitz_product``."""
     n = c.shape[-1]
-    kernels = launched_toeplitz.kernels_of(c, x, n, 2 * n - 1)
-    if kernels is not None:
-        return launched_toeplitz.toeplitz_rows(torch.cat((c[..., 1:].flip(-1), c), -1), x, n, kernels)
+    if launched_toeplitz.rows_served(c, x, n, 2 * n - 1):
+        return launched_toeplitz.toeplitz_rows(torch.cat((c[..., 1:].flip(-1), c), -1), x, n)
     return _rows(c, x, symmetric_geometry(n))
 
 
@@ -108,9 +106,8 @@ def circulant_product(v: torch.Tensor, x: torch.Tensor, f: complex = 1) -> torch
     Folding computes the zero-padded linear convolution s and adds ``f s_{i + n}`` to ``s_i``: no roots of f are formed.
     """
     n = v.shape[-1]
-    kernels = None if isinstance(f, complex) else launched_toeplitz.kernels_of(v, x, n, 2 * n - 1)
-    if kernels is not None:
-        return launched_toeplitz.toeplitz_rows(fold(v, f), x, n, kernels)
+    if not isinstance(f, complex) and launched_toeplitz.rows_served(v, x, n, 2 * n - 1):
+        return launched_toeplitz.toeplitz_rows(fold(v, f), x, n)
     if f == 1 and is_smooth(n):
         return _rows(v, x, cyclic_geometry(n))
     return toeplitz_product(fold(v, f), x, n)
@@ -119,9 +116,8 @@ def circulant_product(v: torch.Tensor, x: torch.Tensor, f: complex = 1) -> torch
 def circulant_transposed_product(v: torch.Tensor, x: torch.Tensor, f: complex = 1) -> torch.Tensor:
     """``x Z_f(v)``, the product with the transpose, from v itself."""
     n = v.shape[-1]
-    kernels = None if isinstance(f, complex) else launched_toeplitz.kernels_of(v, x, n, 2 * n - 1)
-    if kernels is not None:
-        return launched_toeplitz.toeplitz_rows(fold(v, f).flip(-1), x, n, kernels)
+    if not isinstance(f, complex) and launched_toeplitz.rows_served(v, x, n, 2 * n - 1):
+        return launched_toeplitz.toeplitz_rows(fold(v, f).flip(-1), x, n)
     if not (f == 1 and is_smooth(n)):
         return toeplitz_product(fold(v, f).flip(-1), x, n)
     weights = v if v.ndim == 1 or x.ndim == 1 else v[..., None, :]

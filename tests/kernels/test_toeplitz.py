@@ -257,13 +257,35 @@ def test_what_no_kernel_serves_is_refused() -> None:
             assert ft.toeplitz_product(t, x, columns).shape == (1, t.shape[0] - columns + 1)
 
 
-def test_compiled_is_the_formula(launched: list[str]) -> None:
-    t, x = numbers(1, 9, dtype=F64)[0], numbers(3, 5, dtype=F64)
-    wanted = ft.toeplitz_product(t, x, 5)
+def test_compiled(launched: list[str]) -> None:
+    """One graph that holds the operators, values and gradients."""
+    t, x = numbers(1, 9, dtype=F64)[0].requires_grad_(), numbers(3, 5, dtype=F64).requires_grad_()
+    a = numbers(2, 3, 4, dtype=F64).requires_grad_()
+
+    def run(t: torch.Tensor, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return ft.toeplitz_product(t, x, 5).square().sum() + (ft.toeplitz_entries(ft.diagonal_sums(a), 4) * a).sum()
+
+    wanted = run(t, x, a)
+    grads = torch.autograd.grad(wanted, (t, x, a))
     with backend.use_backend("triton"):
-        run = torch.compile(lambda t, x: ft.toeplitz_product(t, x, 5), fullgraph=True, backend="aot_eager")
-        assert torch.allclose(run(t, x), wanted, rtol=1e-12, atol=1e-12)
-    assert not launched
+        found = torch.compile(run, fullgraph=True, backend="aot_eager")(t, x, a)
+        assert {"apply", "form", "diagsum"} <= set(launched)
+        eager = torch.autograd.grad(found, (t, x, a))
+    for one, two in zip((found, *eager), (wanted, *grads), strict=True):
+        assert torch.allclose(one, two, rtol=1e-12, atol=1e-12)
+
+
+def test_operators() -> None:
+    """Schemas, fakes and registered derivatives; on the CPU without the interpreter they compute their formulas."""
+    t, x, y = (numbers(2, *s, dtype=F64).requires_grad_() for s in ((8,), (3, 5), (3, 4)))
+    ops = torch.ops.structmat
+    for formed in (False, True):
+        for u, v, role in ((t, x, "y"), (t[:1].detach().requires_grad_(), y, "x"), (x, y, "t")):
+            torch.library.opcheck(ops.toeplitz_product.default, (u, v, role, 4, 5, formed))
+            found = ops.toeplitz_product(u, v, role, 4, 5, formed)
+            assert torch.allclose(found, launched_toeplitz._formula(u, v, role, 4, 5, formed), rtol=1e-12, atol=1e-12)
+    torch.library.opcheck(ops.toeplitz_entries.default, (t, 5))
+    torch.library.opcheck(ops.toeplitz_diagonals.default, (numbers(2, 3, 4, dtype=F64).requires_grad_(),))
 
 
 def test_every_size_near_the_tiles() -> None:
