@@ -8,7 +8,7 @@ import torch
 from structmat.functional import fourier
 from structmat.functional import toeplitz as ft
 from structmat.functional.fourier import Geometry
-from structmat.functional.launched_toeplitz import kernels_of
+from structmat.functional.launched_toeplitz import rows_served
 from structmat.matrix import Matrix
 from structmat.types.toeplitz_family import ToeplitzFamily
 
@@ -46,7 +46,7 @@ class LeadingCirculant(ToeplitzFamily):
     def linear(self, x: torch.Tensor) -> torch.Tensor:
         m, n, size = self.rows, self.columns, self.column.shape[-1]
         formed = ft.forming_is_cheaper(m, n, x.numel() // n, x.device)
-        if not fourier.is_smooth(size) or formed or kernels_of(self.column, x, n, m + n - 1) is not None:
+        if not fourier.is_smooth(size) or formed or rows_served(self.column, x, n, m + n - 1):
             return super().linear(x)
         weights = self.column if self.column.ndim == 1 or x.ndim == 1 else self.column[..., None, :]
         return fourier.convolve(weights, x, self._embedding()[1])
