@@ -1,24 +1,56 @@
 """The kernel lane runs in a process of its own: ``TRITON_INTERPRET=1 pytest tests/kernels`` (``tests/test_kernels.py``
-starts it), because triton reads that variable when a kernel is decorated. Elsewhere these files are not collected."""
+starts it), because triton reads that variable when a kernel is decorated. On a GPU ``make gpu`` starts it, in several
+processes, for the tests that take a configuration and those of ``test_device.py``: float64 is for the interpreter.
+Elsewhere these files are not collected."""
 
 from __future__ import annotations
 
-import os
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
+from tests.kernels.lane import DEVICE, INTERPRETED, ON_DEVICE, share
+
+collect_ignore_glob = [] if INTERPRETED or ON_DEVICE else ["test_*.py"]
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a device: what runs there, and of that the share of this process."""
+    if INTERPRETED or not ON_DEVICE:
+        return
+    mine = [item for item in items if item.path.parent == HERE]
+    able = [item for item in mine if item.path.name == "test_device.py" or "config" in _parameters(item)]
+    kept = {id(item) for item in able[share(len(able))]}
+    dropped = [item for item in mine if id(item) not in kept]
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = [item for item in items if item not in dropped]
+
+
+def _parameters(item: pytest.Item) -> dict[str, object]:
+    return getattr(getattr(item, "callspec", None), "params", {})
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device() -> Iterator[None]:
+    """What a test makes without naming a device lies on that of the lane."""
+    if DEVICE.type == "cpu":
+        yield
+        return
+    with torch.device(DEVICE):
+        yield
 
 
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every output starts as NaN, so that an entry that no program writes is seen."""
-    from structmat.kernels import blockdiag, cayley, compose, householder, strided, toeplitz
+    pytest.importorskip("triton")
 
     def allocate(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         return torch.full(shape, float("nan"), dtype=dtype, device=device)
 
-    for module in (blockdiag, cayley, compose, householder, strided, toeplitz):
-        monkeypatch.setattr(module, "allocate", allocate)
+    for name in ("blockdiag", "cayley", "compose", "householder", "strided", "toeplitz"):
+        monkeypatch.setattr(importlib.import_module(f"structmat.kernels.{name}"), "allocate", allocate)

@@ -8,6 +8,7 @@ import torch
 
 from structmat.kernels import blockdiag, cayley, householder, strided
 from structmat.kernels.configs import TABLE, Config
+from tests.kernels.lane import DEVICE
 
 F64 = torch.float64
 EPS = torch.finfo(torch.float32).eps
@@ -27,7 +28,8 @@ def every(kernel: str) -> pytest.MarkDecorator:
 def numbers(*shape: int, dtype: torch.dtype, turned: bool = False) -> torch.Tensor:
     """Normal numbers; ``turned``: stored by columns."""
     order = (*shape[:-2], shape[-1], shape[-2]) if turned else shape
-    found = torch.randn(*order, generator=torch.Generator().manual_seed(sum(shape)), dtype=F64).to(dtype)
+    drawn = torch.randn(*order, generator=torch.Generator().manual_seed(sum(shape)), dtype=F64, device="cpu")
+    found = drawn.to(device=DEVICE, dtype=dtype)
     return found.mT if turned else found
 
 
