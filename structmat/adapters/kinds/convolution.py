@@ -15,8 +15,8 @@ import torch.nn.functional as nnf
 from torch import nn
 
 from structmat import backend
-from structmat.adapters import folding, forms, lean
-from structmat.adapters.kinds.base import Kind, Sizes, stored
+from structmat.adapters import folding, forms, lean, tucker_form
+from structmat.adapters.kinds.base import Kind, Sizes, sharded, stored
 from structmat.adapters.method import Add, Update
 from structmat.functional.tucker_conv import output_sizes, paddings
 from structmat.types.tucker import Tucker
@@ -53,12 +53,19 @@ class _Conv(Kind):
         if first < len(chain) and all(isinstance(u, Add) for u in chain[first:]) and _in_layout(layer, chain):
             others = [update for update in chain if not _is_tucker(update)]
             if not others:
-                return backend.Plan("tucker", "three small convolutions, or its kernel formed where that is cheaper")
+                return self._tucker_plan(layer, chain, rows, dtype)
         if type(layer)._conv_forward is not self.cls._conv_forward:  # type: ignore[attr-defined]
             return backend.Plan("weight", f"{type(layer).__name__} brings its own _conv_forward")
         out, inside, kernel, groups = self.sizes(layer)
         trained = layer.training or torch.is_grad_enabled()
         return forms.choose_conv(others, (out, inside * math.prod(kernel), groups), rows, dtype, trained)
+
+    def _tucker_plan(self, layer: Any, chain: Sequence[Update], rows: int, dtype: torch.dtype) -> backend.Plan:
+        weight = stored(layer)
+        if sharded(weight):
+            return backend.Plan("tucker", "a weight that is spread over devices is read by its layer alone")
+        trained, spread = layer.training or torch.is_grad_enabled(), math.prod(layer.stride)
+        return tucker_form.choose(chain, layer.groups, rows, spread, dtype, trained, weight.device)  # type: ignore[arg-type]
 
     def forward(
         self,
