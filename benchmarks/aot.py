@@ -32,6 +32,7 @@ SHARED = {80: 166_912, 86: 101_376, 90: 232_448}  # bytes one block of threads m
 # that divide by 16 in the sizes compiled for (all strides do; other integers are known to divide by nothing).
 KERNELS: dict[str, tuple[str, str, str, str]] = {
     "cayley_forward": ("cayley", "k r kept", "", ""),
+    "cayley_polish": ("cayley", "kept r", "", ""),
     "cayley_backward": ("cayley", "kept g out", "", ""),
     "blockdiag_forward": ("blockdiag", "x w y", "", "p q"),
     "blockdiag_backward": ("blockdiag", "x g w gx", "parts", "p q"),
@@ -50,7 +51,7 @@ KERNELS: dict[str, tuple[str, str, str, str]] = {
 }
 # Float32 in registers, no tensor-core instruction; the Toeplitz ones gather from a vector, entry by entry.
 NO_PRODUCT = {"cayley_forward", "cayley_backward", "wy_inverse", "toeplitz_form", "toeplitz_diagsum"}
-NO_PRODUCT |= {"compose_walk", "compose_pairs"}
+NO_PRODUCT |= {"compose_walk", "compose_pairs", "cayley_polish"}
 STRIDES = ("_matrix", "_row", "_block", "_out", "_batch", "_span")
 
 

@@ -71,7 +71,7 @@ def store(folder: Path, measured: dict[str, dict[str, str]], name: str = "sm90.j
     return folder
 
 
-CAYLEY = {"cayley_forward": "cayley_forward-fp32-8-w1-s1", "cayley_backward": "cayley_backward-fp32-8-w1-s1"}
+CAYLEY = {"cayley_forward": "cayley_forward-fp32-8-w1-s1", "cayley_backward": "cayley_backward-fp32-8-BN8-w1-s1"}
 
 
 @pytest.mark.usefixtures("hopper")

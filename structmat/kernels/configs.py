@@ -40,8 +40,10 @@ def _rows(kernel: str, kind: str, *lines: tuple[int, dict[str, int], int, int]) 
 
 
 TABLE: tuple[Config, ...] = (
-    *_rows("cayley_forward", "fp32", *[(b, {}, w, 1) for b, w in ((2, 1), (4, 1), (8, 1), (16, 1), (32, 4))]),
-    *_rows("cayley_backward", "fp32", *[(b, {}, w, 1) for b, w in ((2, 1), (4, 1), (8, 1), (16, 1), (32, 4))]),
+    *_rows("cayley_forward", "fp32", *[(b, {}, w, 1) for b, w in ((2, 1), (4, 1), (8, 1), (16, 1), (32, 4), (64, 8))]),
+    *_rows("cayley_polish", "fp32", (64, {"BN": 16}, 8, 1)),
+    *_rows("cayley_backward", "fp32", *[(b, {"BN": b}, w, 1) for b, w in ((2, 1), (4, 1), (8, 1), (16, 1), (32, 4))]),
+    *_rows("cayley_backward", "fp32", (64, {"BN": 16}, 8, 1)),
     *_rows("blockdiag_forward", "half", *[(g, {"BM": 128}, 4, 2) for g in (16, 32, 64, 128)]),
     *_rows("blockdiag_forward", "fp32", *[(g, {"BM": 64}, 4, 2) for g in (16, 32, 64)]),
     *_rows("blockdiag_backward", "half", *[(g, {"BM": 64}, 4, 2) for g in (16, 32, 64)], (128, {"BM": 64}, 8, 2)),
@@ -82,7 +84,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "toeplitz_product": ("toeplitz_product", "toeplitz_tiles", "toeplitz_diagsum"),
 }
 _KINDS = {"bfloat16": "half", "float16": "half", "float32": "fp32"}
-_ONLY_FP32 = ("cayley_forward", "cayley_backward", "wy_inverse", "compose_walk", "compose_pairs")
+_ONLY_FP32 = ("cayley_forward", "cayley_polish", "cayley_backward", "wy_inverse", "compose_walk", "compose_pairs")
 _OF_WEIGHTS = ("cayley", "compose_blocks")  # operations that no row takes part in: float32, as all weights are
 
 
