@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from structmat.adapters import folding
-from structmat.adapters.choosing import choose_layers, extra_parameters
+from structmat.adapters.choosing import bias_parameters, choose_layers, extra_parameters
 from structmat.adapters.kinds import ParameterOf, check_layer, kind_named
 from structmat.adapters.layer import Adapted, AdaptedParameter, Roster, Slot
 from structmat.adapters.merge import unmerge
@@ -98,7 +98,7 @@ def attach(
     planned = [prepare_slot(place, one, generator) for place, one in chosen]
     require_apart((plan.place for plan in planned), "attach")
     if train_bias:
-        extras += [f"{p.place.name}.bias" for p in planned if getattr(p.place.layer, "bias", None) is not None]
+        extras += bias_parameters(model, [plan.place for plan in planned])
     return commit(model, {name: planned}, {name: tuple(dict.fromkeys(extras))}, trainable=(name,))[0]
 
 

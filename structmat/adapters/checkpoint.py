@@ -53,6 +53,8 @@ def save(model: nn.Module, directory: str | os.PathLike[str], names: str | list[
     roster = roster_of(model)
     assert roster is not None
     chosen = selected_names(names, roster.order, "save")
+    if not chosen:
+        raise ValueError(f"save: names={names!r} is no adapter; there are: {', '.join(map(repr, roster.order))}")
     own = parameters_by_name(model)
     layers = adapted(model)
     tensors: dict[str, torch.Tensor] = {}

@@ -1,6 +1,6 @@
 """Which layers ``attach`` takes, with which method, and which parameters train along."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -9,8 +9,9 @@ from structmat.adapters.kinds import kind_of
 from structmat.adapters.layer import Adapted
 from structmat.adapters.method import Method, near, to_json
 from structmat.adapters.tree import Pattern, Place, matching, parameters_by_name, parts_of
+from structmat.errors import DtypeError, StructureError
 
-__all__ = ["choose_layers", "extra_parameters"]
+__all__ = ["bias_parameters", "choose_layers", "extra_parameters"]
 
 ALL_LINEAR = "all-linear"
 
@@ -117,4 +118,27 @@ def extra_parameters(model: nn.Module, known: Mapping[str, Place], train: Patter
         raise ValueError(
             f"attach: train={train!r} matches no parameter and no module; {near(str(train), [*modules, *own])}"
         )
+    for key in found:
+        if not own[key].is_floating_point():
+            raise DtypeError(
+                f"attach: train={train!r} selects {key!r}, a parameter of {own[key].dtype} (a quantised one?): it has "
+                "no gradient; name the parameters that can be trained"
+            )
+    return found
+
+
+def bias_parameters(model: nn.Module, adapted: Iterable[Place]) -> list[str]:
+    """The biases of layers, each under the first name it has in the model (another layer may share it)."""
+    names = {id(parameter): key for key, parameter in parameters_by_name(model).items()}
+    found: list[str] = []
+    for place in adapted:
+        bias = getattr(place.layer, "bias", None)
+        if bias is None:
+            continue
+        if id(bias) not in names or not bias.is_floating_point():
+            raise StructureError(
+                f"attach: train_bias=True, but the bias of {place.name!r}, a {type(place.layer).__name__}, is no "
+                "parameter that can be trained; leave that layer out with exclude=, or set train_bias=False"
+            )
+        found.append(names[id(bias)])
     return found

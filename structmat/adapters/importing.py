@@ -109,6 +109,10 @@ def put(
     for key, tensor in extras.items():
         if key not in own:
             raise CheckpointError(f"{source} holds {key!r}, which is no parameter of the model; {near(key[:200], own)}")
+        if not own[key].is_floating_point():
+            raise CheckpointError(
+                f"{source}: {key!r} is of {own[key].dtype} in the model, which no file may write over"
+            )
         if own[key].shape != tensor.shape:
             raise CheckpointError(
                 f"{source}: {key!r} has shape {tuple(tensor.shape)}, the model's has {tuple(own[key].shape)}"

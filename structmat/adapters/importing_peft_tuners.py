@@ -228,7 +228,11 @@ def _lora(config: Config, layer: str, target: Target, tensors: Tensors) -> Found
     r, alpha = _ranked(config, layer, "lora_A", a.shape[0], "lora_alpha")
     if config.flag("use_rslora", False):
         alpha = alpha * math.sqrt(r)  # peft scales by alpha / sqrt(r)
-    return Found(LoRA(r, alpha=float(alpha)), {"left": b.flatten(1), "right": a.flatten(1).mT})
+    left, right = b.flatten(1), a.flatten(1).mT
+    if r > max(left.shape[0], right.shape[0]):  # more than any change needs: the same product at the layer's own rank
+        left, right = torch.eye(left.shape[0], dtype=left.dtype), (right.double() @ left.double().mT).to(left.dtype)
+        r, alpha = left.shape[1], alpha * left.shape[1] / r
+    return Found(LoRA(r, alpha=float(alpha)), {"left": left, "right": right})
 
 
 def _loha(config: Config, layer: str, target: Target, tensors: Tensors) -> Found:

@@ -162,6 +162,10 @@ def _extras(written: Mapping[str, Any], own: Mapping[str, nn.Parameter]) -> tupl
         if key not in own:
             key = key[:_LONGEST]
             raise CheckpointError(f"the model has no parameter {key!r}; {near(key, own)}")
+        if not own[key].is_floating_point():
+            raise CheckpointError(
+                f"parameter {key!r} is of {own[key].dtype} in the model, and cannot have been trained"
+            )
         if shape != list(own[key].shape):
             raise CheckpointError(
                 f"parameter {key!r}: the file holds shape {shape!r}, the model has {list(own[key].shape)}"

@@ -75,6 +75,7 @@ def saved(
 LINEAR = ["first", "query"]
 CONVS = [*LINEAR, "conv", "point"]
 CASES: dict[str, Callable[[], Any]] = {
+    "LORA-above": lambda: peft.LoraConfig(r=20, lora_alpha=7, use_rslora=True, target_modules=LINEAR),
     "BOFT": lambda: peft.BOFTConfig(boft_block_size=4, target_modules=CONVS, bias="boft_only"),
     "BOFT-number": lambda: peft.BOFTConfig(boft_block_size=0, boft_block_num=4, target_modules=LINEAR, bias="all"),
     "OFT-exact": lambda: peft.OFTConfig(

@@ -1,0 +1,98 @@
+"""What a hostile reviewer found about the model's own parameters that train with an adapter."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from structmat import DtypeError, StructureError, adapters
+from structmat.errors import CheckpointError
+from tests.adapters.test_bad_input import fingerprint
+
+
+class Quantised(nn.Module):
+    """A layer with a table of integers, and its bias among the buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_features, self.out_features = 8, 6
+        self.weight = nn.Parameter(torch.randint(-9, 9, (6, 8), dtype=torch.int8), requires_grad=False)
+        self.register_buffer("bias", torch.randn(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ (0.1 * self.weight.to(x.dtype)).mT + self.bias
+
+
+def test_a_bias_that_is_no_parameter() -> None:
+    model = nn.Sequential(Quantised(), nn.Linear(6, 4))
+    before = fingerprint(model)
+    with pytest.raises(StructureError, match=r"the bias of '0', a Quantised, is no parameter .* exclude="):
+        adapters.attach(model, adapters.HRA(2), "all-linear", train_bias=True)
+    assert fingerprint(model) == before
+    report = adapters.attach(model, adapters.HRA(2), "all-linear", exclude="0", train_bias=True)
+    assert report.extras == ("1.bias",)
+
+
+@pytest.mark.parametrize("targets", [["1"], ["0", "1"], ["0"]])
+def test_a_bias_that_two_layers_share(targets: list[str], tmp_path) -> None:
+    def made() -> nn.Sequential:
+        model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 6))
+        model[1].bias = model[0].bias
+        return model
+
+    torch.manual_seed(0)
+    model = made()
+    base = copy.deepcopy(model)
+    report = adapters.attach(model, adapters.LoRA(2), targets, train_bias=True)
+    assert report.extras == ("0.bias",)
+    with torch.no_grad():
+        for parameter in adapters.trainable_parameters(model):
+            parameter += 0.1
+    adapters.save(model, tmp_path)
+    adapters.load(base, tmp_path)
+    x = torch.randn(3, 8)
+    assert torch.equal(base(x), model(x))
+
+
+def test_integers_do_not_train(tmp_path) -> None:
+    model = nn.Sequential(Quantised(), nn.Linear(6, 4))
+    before = fingerprint(model)
+    with pytest.raises(DtypeError, match=r"selects '0.weight', a parameter of torch.int8"):
+        adapters.attach(model, adapters.HRA(2), ["1"], train="0")
+    assert fingerprint(model) == before
+
+    plain = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4))
+    adapters.attach(plain, adapters.HRA(2), ["1"], train=r"0\.weight")
+    adapters.save(plain, tmp_path)
+    with pytest.raises(CheckpointError, match=r"parameter '0\.weight' is of torch\.int8 in the model"):
+        adapters.load(model, tmp_path, trainable=True)
+    assert fingerprint(model) == before
+
+
+def test_nothing_is_not_saved(tmp_path) -> None:
+    model = nn.Sequential(nn.Linear(8, 6))
+    adapters.attach(model, adapters.HRA(2), ["0"])
+    with pytest.raises(ValueError, match=r"save: names=\[\] is no adapter; there are: 'default'"):
+        adapters.save(model, tmp_path / "x", names=[])
+    assert not (tmp_path / "x").exists()
+
+
+def test_integers_are_not_written_over_by_a_peft_file(tmp_path) -> None:
+    pytest.importorskip("peft")
+    import peft
+
+    wrapped = peft.get_peft_model(
+        nn.ModuleDict({"0": nn.Linear(8, 6), "1": nn.Linear(6, 4)}),
+        peft.LoraConfig(r=2, target_modules=["1"], modules_to_save=["0"]),
+    )
+    wrapped.save_pretrained(tmp_path)
+    assert "0" in json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"]
+    model = nn.ModuleDict({"0": Quantised(), "1": nn.Linear(6, 4)})
+    before = fingerprint(model)
+    with pytest.raises(CheckpointError, match=r"'0\.weight' is of torch\.int8 in the model|no parameter of the model"):
+        adapters.from_peft(model, tmp_path)
+    assert fingerprint(model) == before
