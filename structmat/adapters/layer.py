@@ -133,6 +133,13 @@ class Adapted(nn.Module):
         """The layer with its active adapters; with ``rows``, each row of the batch with its own. What else a layer
         takes (``output_size`` of a transposed convolution) is passed on.
         """
+        if self.kept_base and x.dtype != self.base.weight.dtype:
+            # A merge's dense layer in float32 stands for a quantised one, which took and gave half precision.
+            y: torch.Tensor = self._forward(x.to(self.base.weight.dtype), *rest, **options)  # type: ignore[arg-type]
+            return y.to(x.dtype)
+        return self._forward(x, *rest, **options)
+
+    def _forward(self, x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         roster = self.roster
         if not roster.enabled:
             return self.base(x, *rest, **options)
