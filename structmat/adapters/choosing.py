@@ -1,5 +1,6 @@
 """Which layers ``attach`` takes, with which method, and which parameters train along."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
@@ -66,7 +67,7 @@ def _matched(pattern: Pattern | None, names: Mapping[str, Place], known: Mapping
     if pattern is None:
         return []
     found = list(dict.fromkeys(names[name] for name in matching(pattern, names, "targets")))
-    if not isinstance(pattern, str):
+    if not isinstance(pattern, str | re.Pattern):
         return found
     stores = [any(v is not None for v in p.layer._parameters.values()) for p in found]
     return [p for p, own in zip(found, stores, strict=True) if own or (kind_of(p.layer) and not parts_of(p, known))]

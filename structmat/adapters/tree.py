@@ -32,7 +32,7 @@ __all__ = [
     "selected_names",
 ]
 
-Pattern = str | Sequence[str]
+Pattern = str | re.Pattern[str] | Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,15 +208,18 @@ def require_whole(model: nn.Module, verb: str) -> None:
 def matching(pattern: Pattern, names: Iterable[str], what: str) -> list[str]:
     """The names a pattern selects: a regular expression that matches the whole name, or a list of names.
 
-    Raises ValueError for a bad expression, or a listed name that does not exist. A pattern may select nothing.
+    Raises TypeError for neither; ValueError for a bad expression, or a listed name that does not exist. A pattern may
+    select nothing.
     """
     known = list(names)
-    if isinstance(pattern, str):
+    if isinstance(pattern, str | re.Pattern):
         try:
             expression = re.compile(pattern)
         except re.error as error:
             raise ValueError(f"{what}={pattern!r} is no regular expression: {error}") from None
         return [name for name in known if expression.fullmatch(name)]
+    if not isinstance(pattern, Iterable):
+        raise TypeError(f"{what}: a regular expression or a list of names, got {pattern!r}")
     listed = list(pattern)
     for name in listed:
         if not isinstance(name, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,7 @@ def refuses(model: nn.Module, call: Callable[[], Any], error: type[Exception], m
             r"'query' does not exist \(names are full names\); near: 'layer\.0\.query'",
         ),
         (LORA, {"targets": r"layer.(0"}, ValueError, "is no regular expression"),
+        (LORA, {"targets": 3}, TypeError, "targets: a regular expression or a list of names, got 3"),
         (LORA, {"targets": [3]}, ValueError, "a list of names holds strings, got 3"),
         (LORA, {}, ValueError, 'say which layers: .* or "all-linear"'),
         (
@@ -289,3 +291,10 @@ def test_a_layer_says_what_it_got() -> None:
     adapters.attach(model, LORA, targets=["0"])
     with pytest.raises(ShapeError, match=r"Linear with 6 inputs got x of shape \(3, 5\)"):
         model(torch.zeros(3, 5))
+
+
+def test_a_compiled_expression_is_one() -> None:
+    model, other = Encoder(), Encoder()
+    for one, pattern in ((model, r"layer\.0\..*"), (other, re.compile(r"layer\.0\..*"))):
+        adapters.attach(one, LORA, targets=pattern)
+    assert list(dict(model.named_parameters())) == list(dict(other.named_parameters()))
