@@ -24,7 +24,7 @@ from structmat.adapters.peft.storage import Frozen, Trained
 from structmat.adapters.peft.types import prefix_of
 from structmat.adapters.tree import Place
 
-__all__ = ["BASE", "NOISE", "StructmatLayer"]
+__all__ = ["BASE", "NOISE", "StructmatLayer", "StructmatLinear"]
 
 _tuners = need("peft.tuners.tuners_utils", "peft")
 BASE = "__base__"  # PEFT's name for no adapter in a mixed batch
@@ -286,3 +286,9 @@ class StructmatLayer(nn.Module, _tuners.BaseTunerLayer):  # type: ignore[misc, n
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={method!r}" for name, (method, _) in self.methods.items())
+
+
+class StructmatLinear(StructmatLayer):
+    """A linear layer of any storage. PEFT knows them by this word in the name, where it looks for "all-linear" among
+    layers that have an adapter already.
+    """

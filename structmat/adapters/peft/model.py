@@ -3,13 +3,14 @@
 import contextlib
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from structmat._optional import need
+from structmat.adapters.kinds import kind_of
 from structmat.adapters.method import near
 from structmat.adapters.peft import combination
 from structmat.adapters.peft.config import (
@@ -20,7 +21,7 @@ from structmat.adapters.peft.config import (
     StructmatOftConfig,
     StructmatSurmConfig,
 )
-from structmat.adapters.peft.layer import BASE, StructmatLayer
+from structmat.adapters.peft.layer import BASE, StructmatLayer, StructmatLinear
 from structmat.adapters.peft.types import member, prefix_of
 from structmat.errors import StructureError
 
@@ -46,6 +47,18 @@ class StructmatModel(_tuners.BaseTuner):  # type: ignore[misc, name-defined]
     tuner_layer_cls = StructmatLayer
     target_module_mapping = _utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
+    def inject_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """As PEFT's; where a layer does not fit, those before it are put back, so that the model is as it was."""
+        self._undo: list[Callable[[], object]] = []
+        try:
+            super().inject_adapter(*args, **kwargs)
+        except BaseException:
+            for step in reversed(self._undo):
+                step()
+            raise
+        finally:
+            self._undo = []
+
     def _create_and_replace(
         self,
         peft_config: StructmatConfig,
@@ -59,6 +72,7 @@ class StructmatModel(_tuners.BaseTuner):  # type: ignore[misc, name-defined]
     ) -> None:
         if isinstance(target, StructmatLayer) and target.prefix == self.prefix:
             target.update_layer(adapter_name, peft_config)
+            self._undo.append(functools.partial(target.delete_adapter, adapter_name))
             return
         if isinstance(target, _tuners.BaseTunerLayer):
             raise StructureError(
@@ -70,7 +84,8 @@ class StructmatModel(_tuners.BaseTuner):  # type: ignore[misc, name-defined]
                 f"layer {current_key!r} is a MultiheadAttention, which computes with its parameters; of these PEFT can "
                 f"reach {current_key}.out_proj; structmat.adapters.attach also takes {current_key}.in_proj_weight"
             )
-        layer = StructmatLayer(
+        kind = kind_of(target)
+        layer = (StructmatLinear if kind is not None and kind.by_rows else StructmatLayer)(
             target,
             adapter_name,
             peft_config,
@@ -81,6 +96,7 @@ class StructmatModel(_tuners.BaseTuner):  # type: ignore[misc, name-defined]
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+        self._undo.append(functools.partial(setattr, parent, target_name, target))
 
     def _requantise(self) -> Any:
         """How a model that torchao quantised for transformers quantises a weight again; None for others."""
