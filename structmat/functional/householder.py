@@ -23,7 +23,7 @@ from structmat import backend
 from structmat.functional.launched_reflections import reflected_rows
 from structmat.functional.transforms import largest, nothing
 
-__all__ = ["block_of", "block_size", "blocks", "reflect", "rotate_rows", "wy_factor"]
+__all__ = ["block_of", "block_size", "blocks", "panel_of", "panel_sizes", "reflect", "rotate_rows", "wy_factor"]
 
 
 def block_size(reflectors: int) -> int:
@@ -39,6 +39,17 @@ def block_of(reflectors: int, n: int) -> int:
     size = max(1, block_size(reflectors))
     crowded = n < 1024 and (2 * reflectors >= n or reflectors**2 > 32 * n)
     return min(size, max(1, math.isqrt(n))) if crowded else size
+
+
+def panel_of(reflectors: int, n: int) -> int:
+    """Reflectors that a kernel applies at once, at most 64; more go panel by panel, the last first."""
+    return min(64, block_of(reflectors, n))
+
+
+def panel_sizes(reflectors: int, n: int) -> tuple[int, ...]:
+    """The different sizes of the panels: that of all but the last, that of the last."""
+    size = min(reflectors, panel_of(reflectors, n))
+    return (size, reflectors % size) if size and reflectors % size else (size,)
 
 
 def normalised(vectors: torch.Tensor) -> torch.Tensor:
@@ -107,10 +118,13 @@ def rotate_rows(x: torch.Tensor, vectors: torch.Tensor, phases: torch.Tensor | N
     with backend.full_precision(x.device):
         v = vectors.to(wide if vectors.is_complex() else backend.real_of(wide))
         p = None if phases is None else phases.to(backend.real_of(wide))
-        if p is None and _one_real_block(x, v):
-            rows = x.reshape(-1, x.shape[-1])
-            if backend.kernel("householder_product", rows, v, dtype=out):
-                return reflected_rows(rows.to(out), normalised(v)).reshape(x.shape)
+        if p is None and v.ndim == 2 and not (v.is_complex() or x.is_complex()):
+            rows, size = x.reshape(-1, x.shape[-1]), panel_of(*v.shape)
+            if all(backend.kernel("householder_product", rows, w, dtype=out) for w in v.split(size)[-2:]):
+                rows = rows.to(out)
+                for w in normalised(v).split(size)[::-1]:
+                    rows = reflected_rows(rows, w)
+                return rows.reshape(x.shape)
         if p is None and _one_real_block(x, v) and not torch.compiler.is_compiling() and not backend.transforming():
             return _Rotate.apply(x.to(wide).reshape(-1, x.shape[-1]), v).reshape(x.shape).to(out)
         return apply_blocks(x.to(wide), blocks(v, p)).to(out)

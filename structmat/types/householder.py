@@ -166,8 +166,9 @@ class HouseholderProduct(Matrix):
         flops = 4.0 * r * n * columns + 2.0 * min(r, block) * r * n
         moved = float((r * n + 2 * n * columns) * self.vectors.element_size())
         shown = "one block" if block >= r else f"blocks of {block}"
-        served = self.phases is None and block >= r and not self.vectors.is_complex() and self.vectors.ndim == 2
-        asked = (("householder_product", ((columns, n), (r, n))),) if served and verb == "linear" else ()
+        served = self.phases is None and not self.vectors.is_complex() and self.vectors.ndim == 2
+        asked = tuple([("householder_product", ((columns, n), (size, n))) for size in fh.panel_sizes(r, n)])
+        asked = asked if served and verb == "linear" else ()
         return backend.Plan("compact WY", f"{r} reflectors in {shown}", flops, moved, operations=asked)
 
     @classmethod
