@@ -60,6 +60,7 @@ class StructmatLayer(nn.Module, _tuners.BaseTunerLayer):  # type: ignore[misc, n
     disable_adapters: bool
     get_base_layer: Callable[[], nn.Module]
     set_adapter: Callable[..., None]
+    delete_adapter: Callable[[str], None]
 
     def __init__(
         self,
