@@ -11,7 +11,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 REPORTS := out/check
 SPHINX := $(PY) -m sphinx -W --keep-going -q -d docs/_build/doctrees
 
-.PHONY: help demo test test-ci check bench docs api mutants clean
+.PHONY: help demo test test-ci check bench gpu docs api mutants clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -31,6 +31,9 @@ test-ci: ## the tests under the thorough hypothesis profile
 bench: ## the benchmarks against the peers (ARGS="--quick")
 	@tools/install.sh bench bench
 	$(PY) -m benchmarks $(ARGS)
+
+gpu: ## on a machine with a GPU: the kernels' correctness, then their timings (PYTHON's packages, nothing is installed; ARGS="--dry-run")
+	$(or $(PYTHON),$(shell command -v python3 || command -v python)) -m benchmarks.gpu $(ARGS)
 
 docs: ## the documentation, warnings are errors, into docs/_build/html
 	@tools/install.sh docs docs
