@@ -219,6 +219,8 @@ class Adapted(nn.Module):
                 self.kept[0].data = fn(self.kept[0])  # the same object: other layers may share it
         elif self.kept:
             self.kept[0] = self.kept[0].to(self.base.weight.dtype)  # type: ignore[arg-type]
+        for layer in self.kept_base:
+            layer._apply(fn)
         return self
 
     def __getstate__(self) -> dict[str, Any]:

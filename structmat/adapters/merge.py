@@ -185,7 +185,7 @@ def _unmerge_layer(layer: Adapted, keep: str) -> None:
             restored = folding.unfold(layer.kind.matrix(base, weight), chain)
             weight.copy_(layer.kind.stored(base, restored))
     elif layer.kept_base:
-        layer.base = layer.kept_base.pop()
+        layer.base = layer.kept_base.pop().train(layer.training)
         layer.kind = _kind(layer.base)
     elif layer.kept:
         kept = layer.kept.pop()

@@ -96,3 +96,16 @@ def test_integers_are_not_written_over_by_a_peft_file(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"'0\.weight' is of torch\.int8 in the model|no parameter of the model"):
         adapters.from_peft(model, tmp_path)
     assert fingerprint(model) == before
+
+
+def test_a_dequantised_layer_comes_back_where_the_model_went() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Quantised()).eval()
+    adapters.attach(model, adapters.HRA(2), ["0"])
+    adapters.merge(model, dequantise=True)
+    model.double().train()
+    adapters.unmerge(model)
+    layer = model[0].base
+    assert isinstance(layer, Quantised) and layer.training
+    assert layer.bias.dtype == torch.float64 and layer.weight.dtype == torch.int8
+    assert model(torch.randn(3, 8, dtype=torch.float64)).dtype == torch.float64

@@ -108,7 +108,7 @@ def unmerge(layer: "StructmatLayer") -> None:
         warnings.warn("Already unmerged. Nothing to do.", stacklevel=3)
         return
     if layer.kept_layer:
-        layer.base_layer = layer.kept_layer.pop()
+        layer.base_layer = layer.kept_layer.pop().train(layer.training)
     elif layer.kept:
         layer.base_layer.weight = layer.kept.pop()
     layer.merged_adapters = []
