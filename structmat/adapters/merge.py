@@ -8,7 +8,7 @@ from torch import nn
 from structmat.adapters import folding
 from structmat.adapters.kinds import Kind, ParameterOf, kind_of
 from structmat.adapters.layer import Adapted
-from structmat.adapters.method import Add, Update
+from structmat.adapters.method import Add, Residual, Update
 from structmat.adapters.tree import adapted, require_unmerged, require_whole, roster_of, selected_names
 from structmat.errors import StructureError
 
@@ -107,6 +107,8 @@ def _first(layer: Adapted) -> bool:
         if slot is None:
             continue
         update = slot.update()
+        if isinstance(update, Residual):  # acts after the whole chain, wherever it stands
+            continue
         if name not in layer.roster.merged_names:
             stays.append(update)
         elif stays and not all(isinstance(one, Add) for one in (*stays, update)):

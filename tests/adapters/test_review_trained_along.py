@@ -109,3 +109,22 @@ def test_a_dequantised_layer_comes_back_where_the_model_went() -> None:
     assert isinstance(layer, Quantised) and layer.training
     assert layer.bias.dtype == torch.float64 and layer.weight.dtype == torch.int8
     assert model(torch.randn(3, 8, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("order", [("residual", "change"), ("change", "residual")])
+@pytest.mark.parametrize("method", [adapters.LoRA(2), adapters.HRA(2)])
+def test_what_is_not_residual_merges_beside_a_residual(method, order: tuple[str, str]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6)).double()
+    made = {"residual": adapters.Bottleneck("circulant"), "change": method}
+    for name in order:
+        adapters.attach(model, made[name], ["0"], name=name)
+    with torch.no_grad():
+        for parameter in model[0].adapters.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    x = torch.randn(3, 8, dtype=torch.float64)
+    wanted = model(x)
+    with pytest.raises(StructureError, match="merge the others with names="):
+        adapters.merge(model)
+    adapters.merge(model, names="change")
+    assert torch.allclose(model(x), wanted, rtol=1e-13, atol=1e-13)
