@@ -133,9 +133,14 @@ class _Conv(Kind):
         return y
 
     def _product(self, layer: Any, columns: torch.Tensor, given: torch.dtype) -> torch.Tensor:
-        """``W A`` for A ``(n, k)``, from the layer itself: each column is laid into an image where one point of the
-        output sees it whole, and an image of zeros gives the bias.
+        """``W A`` for A ``(n, k)`` in the precision of the layer. A weight that is spread over devices is whole in the
+        layer's own forward alone: there each column is laid into an image where one point of the output sees it whole,
+        and an image of zeros gives the bias.
         """
+        weight = stored(layer)
+        if not sharded(weight):
+            # Contiguous, or its gradient would be a product with the transposed weight, four times slower.
+            return nnf.linear(columns.mT.contiguous().to(given), self.matrix(layer, weight)).mT
         _, inside, kernel, groups = self.sizes(layer)
         k = columns.shape[-1]
         patches = columns.mT.reshape(k, inside, *[s for size in kernel for s in (size, 1)])
