@@ -80,7 +80,8 @@ class Rows:
 
     def forward(self, layer: "Adapted", x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         """The layer's output, row by row with its own adapter."""
-        if x.ndim < 2 or x.shape[0] != self.count:
+        least = 1 if layer.kind.name == "Embedding" else 2  # one index for each row is a batch, one vector is none
+        if x.ndim < least or x.shape[0] != self.count:
             raise ShapeError(
                 f"adapters.rows has {self.count} ids, but a layer got x of shape {tuple(x.shape)}: the first axis must "
                 "be the batch; where each id covers k consecutive rows, pass repeat=k"

@@ -128,3 +128,20 @@ def test_what_is_not_residual_merges_beside_a_residual(method, order: tuple[str,
         adapters.merge(model)
     adapters.merge(model, names="change")
     assert torch.allclose(model(x), wanted, rtol=1e-13, atol=1e-13)
+
+
+def test_one_index_for_each_row_is_a_batch() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 6))
+    adapters.attach(model, adapters.LoRA(2), ["0", "1"])
+    with torch.no_grad():
+        for layer in model:
+            layer.adapters["default"].left.normal_()
+    labels = torch.tensor([3, 3, 8])
+    wanted = model(labels)
+    with adapters.disabled(model):
+        base = model(labels)
+    for ids in (["default", "base", "default"], torch.tensor([0, -1, 0])):
+        with adapters.rows(model, ids):
+            mixed = model(labels)
+        assert torch.allclose(mixed[[0, 2]], wanted[[0, 2]], atol=1e-6) and torch.allclose(mixed[1], base[1], atol=1e-6)
