@@ -64,7 +64,8 @@ def choose(chain: list[Update], rows: int, out_features: int, dtype: torch.dtype
 
 def factors(rotation: HouseholderProduct) -> tuple[torch.Tensor, torch.Tensor]:
     """``(L, R)`` of shape (n, r) with ``I - Q = L R^T``; for an even number of reflections neighbours ``(1, 2), (3, 4),
-    ...`` enter R as half sum and half difference, and L as the sum and the difference.
+    ...`` enter R as half sum and half difference, and L as the sum and the difference. The columns of L lie each in one
+    piece: they go through the layer as rows, and of strided rows the gradient is formed with the transposed weight.
     """
     n, dtype = rotation.shape[-1], rotation.vectors.dtype
     low = Identity(n, dtype=dtype, device=rotation.vectors.device) - rotation
@@ -72,9 +73,9 @@ def factors(rotation: HouseholderProduct) -> tuple[torch.Tensor, torch.Tensor]:
     size = torch.linalg.vector_norm(low.right, dim=-2).clamp(min=torch.finfo(dtype).tiny)
     left, right = low.left * size, low.right / size
     if left.shape[-1] % 2:
-        return left, right
+        return left.mT.contiguous().mT, right
     (a, b), (c, d) = (left[:, 0::2], left[:, 1::2]), (right[:, 0::2], right[:, 1::2])
-    return torch.cat([a + b, a - b], -1), torch.cat([(c + d) / 2, (c - d) / 2], -1)
+    return torch.cat([(a + b).mT, (a - b).mT], -2).mT, torch.cat([(c + d) / 2, (c - d) / 2], -1)
 
 
 # -- convolutions ---------------------------------------------------------------------------------------------------

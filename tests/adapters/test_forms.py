@@ -26,6 +26,7 @@ def turned_apart(angle: float, rank: int, n: int) -> torch.Tensor:
 def test_the_factors_are_those_of_the_rotation(rank: int) -> None:
     rotation = sm.HouseholderProduct(torch.randn(rank, 9, generator=generator(), dtype=torch.float64))
     left, right = forms.factors(rotation)
+    assert left.mT.is_contiguous()
     assert relative(left @ right.mT, torch.eye(9, dtype=torch.float64) - rotation.to_dense()) < 1e-14
 
 
