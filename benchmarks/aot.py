@@ -58,7 +58,8 @@ STRIDES = ("_matrix", "_row", "_block", "_out", "_batch", "_span")
 def arguments(config: Config, function: Any, half: str) -> tuple[dict[str, str], dict[tuple[int], Any], dict[Any, Any]]:
     """The signature, the constants and the alignments under which the launcher would specialise this kernel."""
     dtype = "fp32" if config.kind == "fp32" else half
-    chosen: dict[str, Any] = {**dict(config.tiles), "UP": False, "PRECISION": "tf32x3" if dtype == "fp32" else "tf32"}
+    chosen: dict[str, Any] = {"BN": config.size, **dict(config.tiles), "UP": False}
+    chosen["PRECISION"] = "tf32x3" if dtype == "fp32" else "tf32"
     chosen |= dict.fromkeys(("P", "Q", "R", "G"), config.size)
     chosen["ACC"] = importlib.import_module("triton.language").float32
     _, rows, wide, aligned = KERNELS[config.kernel]

@@ -145,7 +145,7 @@ def test_what_a_device_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch, tm
         ("cayley", torch.float32, ((2, 128, 128),), (9, 0), "no configuration for size 128"),
         ("cayley", torch.float32, ((0, 8, 8),), (9, 0), "nothing to compute"),
         ("cayley", torch.float32, SHAPES, (7, 5), "compute capability 8.0"),
-        ("block_diagonal", torch.float32, ((9, 256), (2, 128, 128)), (9, 0), "no configuration for size 128"),
+        ("block_diagonal", torch.float32, ((9, 512), (2, 256, 256)), (9, 0), "no configuration for size 256"),
     ],
 )
 def test_reasons(

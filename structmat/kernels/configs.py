@@ -2,8 +2,9 @@
 
 A line is a kernel, a kind of dtype (``half`` for bfloat16 and float16, ``fp32``) and a size (the order of the blocks,
 or the number of reflectors, padded to the size named). Every line passes ``python -m benchmarks.aot``: compiled for
-sm_90 without a stack, without local memory, and within the shared memory of one block of threads. What has no line is
-served by the composed operations of torch.
+sm_90 without a stack, without local memory, and within the shared memory of one block of threads. Of two lines for one
+size the first is for sm_90, and the second for what cannot run that (sm_80) or for a measurement to choose. What has no
+line is served by the composed operations of torch.
 """
 
 import functools
@@ -45,23 +46,30 @@ TABLE: tuple[Config, ...] = (
     *_rows("cayley_backward", "fp32", *[(b, {"BN": b}, w, 1) for b, w in ((2, 1), (4, 1), (8, 1), (16, 1), (32, 4))]),
     *_rows("cayley_backward", "fp32", (64, {"BN": 16}, 8, 1)),
     *_rows("blockdiag_forward", "half", *[(g, {"BM": 128}, 4, 2) for g in (16, 32, 64, 128)]),
+    *_rows("blockdiag_forward", "half", (128, {"BM": 64, "BN": 64}, 4, 2)),
     *_rows("blockdiag_forward", "fp32", *[(g, {"BM": 64}, 4, 2) for g in (16, 32, 64)]),
+    *_rows("blockdiag_forward", "fp32", (64, {"BM": 64, "BN": 32}, 4, 1), (128, {"BM": 64, "BN": 64}, 8, 1)),
     *_rows("blockdiag_backward", "half", *[(g, {"BM": 64}, 4, 2) for g in (16, 32, 64)], (128, {"BM": 64}, 8, 2)),
+    *_rows("blockdiag_backward", "half", (128, {"BM": 32, "BN": 64}, 4, 2)),
     *_rows("blockdiag_backward", "fp32", (16, {"BM": 32}, 4, 2), (32, {"BM": 32}, 4, 2), (64, {"BM": 32}, 8, 1)),
+    *_rows("blockdiag_backward", "fp32", (64, {"BM": 32, "BN": 32}, 8, 1), (128, {"BM": 16, "BN": 64}, 8, 1)),
     *_rows("strided_forward", "half", (16, {"BM": 32, "BL": 16}, 4, 2), (32, {"BM": 32, "BL": 16}, 4, 2)),
     *_rows("strided_forward", "half", (64, {"BM": 16, "BL": 16}, 8, 1)),
     *_rows("strided_forward", "fp32", (16, {"BM": 16, "BL": 8}, 4, 1), (32, {"BM": 16, "BL": 8}, 4, 1)),
     *_rows("strided_backward", "half", (16, {"BM": 16, "BL": 16}, 4, 1), (32, {"BM": 16, "BL": 16}, 8, 1)),
-    *_rows("strided_backward", "half", (64, {"BM": 16, "BL": 4}, 8, 1)),
-    *_rows("strided_backward", "fp32", (16, {"BM": 16, "BL": 8}, 4, 1), (32, {"BM": 16, "BL": 8}, 8, 1)),
+    *_rows("strided_backward", "half", (64, {"BM": 16, "BL": 4}, 4, 1)),
+    *_rows("strided_backward", "fp32", (16, {"BM": 16, "BL": 8}, 8, 1), (32, {"BM": 16, "BL": 8}, 8, 1)),
     *_rows("wy_gram", "half", *[(r, {"BD": 64}, 4, 2) for r in (16, 32, 64)]),
     *_rows("wy_gram", "fp32", *[(r, {"BD": 32}, 4, 2) for r in (16, 32, 64)]),
     *_rows("wy_inverse", "fp32", *[(r, {}, w, 1) for r, w in ((16, 1), (32, 4), (64, 8))]),
     *_rows("householder_apply", "half", *[(r, {"BM": 64, "BD": 64}, 4, 2) for r in (16, 32, 64)]),
+    *_rows("householder_apply", "half", (64, {"BM": 32, "BD": 64}, 4, 2)),
     *_rows("householder_apply", "fp32", *[(r, {"BM": 64, "BD": 32}, 4, 2) for r in (16, 32)]),
-    *_rows("householder_apply", "fp32", (64, {"BM": 64, "BD": 32}, 8, 2)),
+    *_rows("householder_apply", "fp32", (64, {"BM": 64, "BD": 32}, 8, 2), (64, {"BM": 32, "BD": 32}, 4, 1)),
     *_rows("householder_vectors", "half", *[(r, {"BM": 64, "BD": 64}, 4, 2) for r in (16, 32, 64)]),
+    *_rows("householder_vectors", "half", (64, {"BM": 32, "BD": 64}, 4, 2)),
     *_rows("householder_vectors", "fp32", *[(r, {"BM": 32, "BD": 64}, 4, 2) for r in (16, 32, 64)]),
+    *_rows("householder_vectors", "fp32", (32, {"BM": 16, "BD": 64}, 4, 1), (64, {"BM": 16, "BD": 64}, 8, 1)),
     *_rows("compose_walk", "fp32", *[(g, {"BN": min(g, 32)}, w, 1) for g, w in ((16, 1), (32, 4), (64, 4), (128, 8))]),
     *_rows("compose_pairs", "fp32", *[(g, {"BN": min(g, 32)}, w, 1) for g, w in ((16, 1), (32, 4), (64, 4), (128, 8))]),
     *[c for kind in ("half", "fp32") for c in _rows("toeplitz_form", kind, (ORDER, {"BM": 32, "BN": 128}, 4, 1))],

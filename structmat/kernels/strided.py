@@ -55,15 +55,18 @@ def strided_backward(  # type: ignore[no-untyped-def]
     w_at = w + (u * lanes + lane[:, None, None]) * w_block + o[None, :, None] * w_out + i[None, None, :] * w_in
     b = tl.load(w_at, mask=inside, other=0)
     total = tl.zeros((BL, Q, P), ACC)
+    x_from, gx_from, g_from = x + u * p * lanes * x_col, gx + u * p * lanes, g + u * q * lanes * g_col
+    enter = i[None, :, None] * lanes + lane[None, None, :]  # within one u these fit 32 bits
+    leave = o[None, :, None] * lanes + lane[None, None, :]
     for start in range(0, per, BM):
         r = part * per + start + tl.arange(0, BM)[:, None, None]
         live = (r < rows) & (lane[None, None, :] < lanes)
-        x_at = x + r * x_row + ((u * p + i[None, :, None]) * lanes + lane[None, None, :]) * x_col
+        x_at = x_from + r * x_row + enter.to(tl.int64) * x_col
         a = tl.permute(tl.load(x_at, mask=live & (i[None, :, None] < p), other=0), (2, 0, 1))
-        g_at = g + r * g_row + ((u * q + o[None, :, None]) * lanes + lane[None, None, :]) * g_col
+        g_at = g_from + r * g_row + leave.to(tl.int64) * g_col
         d = tl.load(g_at, mask=live & (o[None, :, None] < q), other=0)
         c = product(tl.permute(d, (2, 0, 1)), b, tl.zeros((BL, BM, P), ACC), UP, ACC, PRECISION)
-        gx_at = gx + r * gx_row + (u * p + i[None, :, None]) * lanes + lane[None, None, :]
+        gx_at = gx_from + r * gx_row + enter
         tl.store(gx_at, tl.permute(c, (1, 2, 0)).to(gx.dtype.element_ty), mask=live & (i[None, :, None] < p))
         total = product(tl.permute(d, (2, 1, 0)), a, total, UP, ACC, PRECISION)
     parts_at = (

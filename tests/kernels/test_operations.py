@@ -101,8 +101,8 @@ def test_what_no_kernel_serves_is_refused_with_the_reason() -> None:
             cayley(skew(numbers(1, 65 * 32, grad=False), 65))
         with pytest.raises(sm.BackendError, match="complex128"):
             cayley(1j * numbers(1, 2, 2, grad=False))
-        with pytest.raises(sm.BackendError, match="no configuration for size 70"):
-            rotate_rows(numbers(2, 8000, grad=False), numbers(70, 8000, grad=False))
+        with pytest.raises(sm.BackendError, match="holds no Triton kernel"):
+            rotate_rows(numbers(2, 9, grad=False), numbers(2, 3, 9, grad=False))
     with backend.use_backend("reference"):
         assert cayley(skew(numbers(1, 65 * 32, grad=False), 65)).shape == (1, 65, 65)
 
