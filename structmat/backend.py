@@ -23,13 +23,14 @@ import importlib
 import importlib.util
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
 import torch
 
 from structmat._optional import need
+from structmat._tracing import batched_by_autograd, eager, nested_jvp, transforming
 from structmat.errors import BackendError
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "real_of",
     "served",
     "transforming",
+    "trying",
     "use_backend",
 ]
 
@@ -67,6 +69,7 @@ def _from_environment() -> str:
 _DEFAULT = _from_environment()
 _mode: contextvars.ContextVar[str] = contextvars.ContextVar("structmat_backend", default=_DEFAULT)
 _seen: str = _DEFAULT  # the mode of the last block entered: torch.compile cannot trace a context variable
+_tried: dict[str, Any] = {}
 _DENSE_LIMIT = {"cpu": 256}
 _INTERPRETED: tuple[int, int] | None = None  # the compute capability that Triton's interpreter is taken for: none
 
@@ -141,7 +144,7 @@ def _decided(
         )
     if lacking is None:
         capability = _capability(device)
-        if _stored().measured(op, _name(dtype), shapes, capability) is not None:
+        if _of_kernels("stored").measured(op, _name(dtype), shapes, capability) is not None:
             return "triton", f"measured to be faster on sm_{capability[0]}{capability[1]}"
         lacking = f"no measurement of {op} for these sizes is stored for sm_{capability[0]}{capability[1]}"
     return "reference", lacking
@@ -151,18 +154,9 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _configs() -> Any:
-    """The table of configurations; importing it imports no triton."""
-    from structmat.kernels import configs  # noqa: PLC0415
-
-    return configs
-
-
-def _stored() -> Any:
-    """What is stored about configurations; importing it imports no triton."""
-    from structmat.kernels import stored  # noqa: PLC0415
-
-    return stored
+def _of_kernels(name: str) -> Any:
+    """The modules ``configs`` and ``stored``, which import no triton."""
+    return importlib.import_module(f"structmat.kernels.{name}")
 
 
 @functools.cache
@@ -173,7 +167,7 @@ def _capability(device: torch.device) -> tuple[int, int]:
 def _lacking(op: str, device: torch.device, dtype: torch.dtype, shapes: tuple[tuple[int, ...], ...]) -> str | None:
     """What a kernel for these arguments lacks, or None."""
     interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-    lacking: str | None = _configs().fits(op, _name(dtype), shapes, interpreted=interpreted)
+    lacking: str | None = _of_kernels("configs").fits(op, _name(dtype), shapes, interpreted=interpreted)
     if lacking is None and device.type != "cuda" and not interpreted:
         lacking = f"Triton kernels run on CUDA devices, not on {device.type}"
     if lacking is None and importlib.util.find_spec("triton") is None:
@@ -181,7 +175,7 @@ def _lacking(op: str, device: torch.device, dtype: torch.dtype, shapes: tuple[tu
     if lacking is None and device.type == "cuda" and _capability(device) < (8, 0):
         lacking = "the kernels need compute capability 8.0"
     if lacking is None and device.type == "cuda":
-        lacking = _stored().lacking(op, _name(dtype), shapes, _capability(device))
+        lacking = _of_kernels("stored").lacking(op, _name(dtype), shapes, _capability(device))
     return lacking
 
 
@@ -223,7 +217,7 @@ def _serves(
         if choice == "reference" and _seen == "triton":
             raise BackendError(reason)
         return choice == "triton"
-    if _nested_jvp():
+    if nested_jvp():
         if _mode.get() == "triton":
             raise BackendError(f"{op}: a jvp inside a jvp loses a tangent of a kernel in torch; use plain torch for it")
         return False
@@ -252,7 +246,7 @@ def _configurations(
     if _lacking(op, device, dtype, shapes) is not None:
         return None
     capability = _capability(device) if device.type == "cuda" else _INTERPRETED
-    found: dict[str, Any] = _stored().configurations(op, _name(dtype), shapes, capability)
+    found: dict[str, Any] = _of_kernels("stored").configurations(op, _name(dtype), shapes, capability)
     return found
 
 
@@ -261,7 +255,21 @@ def configurations(
 ) -> dict[str, Any] | None:
     """The configuration of each kernel that ``op`` launches for these sizes on the device of ``like``, or None where
     it cannot launch any: then an operator computes its formula."""
-    return _configurations(op, like.device, dtype, shapes)
+    found = _configurations(op, like.device, dtype, shapes)
+    return found if found is None or not _tried else {kernel: _tried.get(kernel, c) for kernel, c in found.items()}
+
+
+@contextlib.contextmanager
+def trying(configs: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block these configurations are launched, by kernel: how ``benchmarks.tune`` times them."""
+    before = dict(_tried)
+    _tried.clear()
+    _tried.update(configs)
+    try:
+        yield
+    finally:
+        _tried.clear()
+        _tried.update(before)
 
 
 @functools.cache
@@ -335,27 +343,3 @@ def full_precision(device: torch.device) -> Any:
     if device.type == "meta":  # shapes only, no arithmetic; torch has no autocast there
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
-
-
-def eager(*tensors: torch.Tensor) -> bool:
-    """Whether these are plain tensors outside torch.compile and torch.func, so that values may be read."""
-    if torch.compiler.is_compiling():
-        return False
-    wrapped, batched = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.is_legacy_batchedtensor
-    return not any(wrapped(t) or batched(t) for t in tensors)  # the second: autograd.grad(..., is_grads_batched=True)
-
-
-def batched_by_autograd(g: torch.Tensor) -> bool:
-    """Whether a backward pass is given many cotangents at once (``autograd.grad(..., is_grads_batched=True)``)."""
-    return torch._C._functorch.is_legacy_batchedtensor(g)
-
-
-def _nested_jvp() -> bool:
-    """Whether one jvp of torch.func runs inside another, where torch loses the outer tangent of a Function."""
-    stack = torch._C._functorch.get_interpreter_stack() if torch._C._are_functorch_transforms_active() else None
-    return sum([level.key() == torch._C._functorch.TransformType.Jvp for level in stack or ()]) > 1
-
-
-def transforming() -> bool:
-    """Whether a transform of torch.func or forward-mode differentiation is active: then an operation needs its jvp."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0

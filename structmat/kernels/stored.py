@@ -11,12 +11,21 @@ devices. Imports no triton.
 import functools
 import json
 from pathlib import Path
-from typing import Any
 
 from structmat.kernels import configs
 from structmat.kernels.configs import Config, Shapes
 
-__all__ = ["REFUSED", "TUNED", "configurations", "key_of", "lacking", "measured", "refused"]
+__all__ = [
+    "REFUSED",
+    "TUNED",
+    "configurations",
+    "first_configurations",
+    "key_of",
+    "lacking",
+    "measured",
+    "refused",
+    "usable",
+]
 
 TUNED = Path(__file__).parent / "tuned"
 REFUSED = Path(__file__).parent / "refused.json"
@@ -36,7 +45,8 @@ def refused(capability: Capability | None) -> frozenset[str]:
     return frozenset(_refused(REFUSED).get("80" if capability == (8, 0) else "86", ()))
 
 
-def _usable(kernel: str, dtype: str, size: int, capability: Capability | None) -> tuple[Config, ...]:
+def usable(kernel: str, dtype: str, size: int, capability: Capability | None) -> tuple[Config, ...]:
+    """The configurations that serve this size and run on this capability, in the order of the table."""
     barred = refused(capability)
     return tuple(c for c in configs.lines(kernel, dtype, size) if c.name not in barred)
 
@@ -45,7 +55,7 @@ def lacking(op: str, dtype: str, shapes: Shapes, capability: Capability | None) 
     """Why no configuration of ``op`` for these sizes runs on this capability, or None; ``configs.fits`` comes first."""
     size = configs.size_of(op, shapes)
     for kernel in configs.OPERATIONS[op]:
-        if not _usable(kernel, dtype, size, capability):
+        if not usable(kernel, dtype, size, capability):
             shown = "" if capability is None else f"{capability[0]}.{capability[1]}"
             return f"the configurations of {kernel} for size {size} in {dtype} do not run on compute capability {shown}"
     return None
@@ -77,17 +87,22 @@ def measured(op: str, dtype: str, shapes: Shapes, capability: Capability) -> dic
         return None
     size = configs.size_of(op, shapes)
     for kernel in configs.OPERATIONS[op]:
-        if names.get(kernel) not in {c.name for c in _usable(kernel, dtype, size, capability)}:
+        if names.get(kernel) not in {c.name for c in usable(kernel, dtype, size, capability)}:
             return None
     return names
 
 
+def first_configurations(op: str, dtype: str, shapes: Shapes, capability: Capability | None) -> dict[str, Config]:
+    """The first of the table for each kernel of ``op`` that runs on this capability."""
+    size = configs.size_of(op, shapes)
+    return {kernel: usable(kernel, dtype, size, capability)[0] for kernel in configs.OPERATIONS[op]}
+
+
 def configurations(op: str, dtype: str, shapes: Shapes, capability: Capability | None) -> dict[str, Config]:
     """The configuration of each kernel of ``op``: the one measured to be the fastest, else the first of the table."""
-    names: dict[str, Any] = (measured(op, dtype, shapes, capability) if capability else None) or {}
+    found = first_configurations(op, dtype, shapes, capability)
+    names = (measured(op, dtype, shapes, capability) if capability else None) or {}
     size = configs.size_of(op, shapes)
-    found = {}
-    for kernel in configs.OPERATIONS[op]:
-        lines = _usable(kernel, dtype, size, capability)
-        found[kernel] = next((c for c in lines if c.name == names.get(kernel)), lines[0])
+    for kernel, name in names.items():
+        found[kernel] = next(c for c in usable(kernel, dtype, size, capability) if c.name == name)
     return found
