@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from structmat import backend
+from structmat.errors import BackendError
 from structmat.functional import operators as op
 from structmat.functional.operators import batched, either
 from structmat.functional.rows import broadcast, flattened, restored
@@ -62,10 +63,19 @@ def toeplitz_rows(t: torch.Tensor, x: torch.Tensor, n: int) -> torch.Tensor:
     return y[..., 0, :] if lone else y
 
 
+def _form_served(t: torch.Tensor, m: int, n: int) -> bool:
+    """Never a refusal: entries are copies, the same bits either way, and solvers and checks ask for them in any dtype
+    also where kernels are demanded for products."""
+    try:
+        return _served(t) and bool(backend.kernel("toeplitz_form", t, shapes=((m, n),)))
+    except BackendError:
+        return False
+
+
 def toeplitz_entries(t: torch.Tensor, n: int) -> torch.Tensor | None:
     """The dense ``(*b, m, n)`` matrix, or None where no kernel serves."""
     m = t.shape[-1] - n + 1
-    if not (_served(t) and backend.kernel("toeplitz_form", t, shapes=((m, n),))):
+    if not _form_served(t, m, n):
         return None
     found: torch.Tensor = _entries(t.reshape(-1, t.shape[-1]), n).reshape(*t.shape[:-1], m, n)
     return found
@@ -74,7 +84,7 @@ def toeplitz_entries(t: torch.Tensor, n: int) -> torch.Tensor | None:
 def toeplitz_diagonals(a: torch.Tensor) -> torch.Tensor | None:
     """The sums along the diagonals of ``(*b, m, n)``, or None where no kernel serves; in the dtype of a."""
     m, n = a.shape[-2:]
-    if not (_served(a) and backend.kernel("toeplitz_form", a, shapes=((m, n),))):
+    if not _form_served(a, m, n):
         return None
     found: torch.Tensor = _diagonals(a.reshape(-1, m, n)).reshape(*a.shape[:-2], m + n - 1)
     return found

@@ -8,14 +8,11 @@ line is served by the composed operations of torch.
 """
 
 import functools
-import json
-from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["OPERATIONS", "TABLE", "TUNED", "Config", "fits", "measured", "pick", "size_of"]
+__all__ = ["OPERATIONS", "TABLE", "Config", "fits", "lines", "pick", "size_of"]
 
 Shapes = tuple[tuple[int, ...], ...]
-TUNED = Path(__file__).parent / "tuned"
 ORDER = 1 << 15  # the largest order of a Toeplitz matrix that the kernels serve: their work grows with its square
 
 
@@ -131,23 +128,6 @@ def fits(op: str, dtype: str, shapes: Shapes, *, interpreted: bool = False) -> s
     if lacking or (op == "cayley" and size < 2):
         return f"{lacking or 'cayley_forward'} has no configuration for size {size} in {dtype}"
     return None
-
-
-@functools.lru_cache(maxsize=64)
-def _stored(folder: Path, capability: tuple[int, int]) -> dict[str, dict[str, str]]:
-    path = folder / f"sm{capability[0]}{capability[1]}.json"
-    return json.loads(path.read_text())["measured"] if path.is_file() else {}
-
-
-def key_of(op: str, dtype: str, shapes: Shapes) -> str:
-    """The key of a measurement: operation, dtype, size, and the number of rows rounded up to a power of two."""
-    rows = 1 << max(0, shapes[0][0] - 1).bit_length()
-    return f"{op}/{dtype}/{size_of(op, shapes)}/{rows}"
-
-
-def measured(op: str, dtype: str, shapes: Shapes, capability: tuple[int, int]) -> dict[str, str] | None:
-    """The configurations ``{kernel: name}`` measured to be the faster way on this capability, or None."""
-    return _stored(TUNED, capability).get(key_of(op, dtype, shapes))
 
 
 def pick(kernel: str, dtype: str, size: int, wanted: str | None = None) -> Config:
