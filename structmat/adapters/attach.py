@@ -41,7 +41,9 @@ from structmat.adapters.tree import (
     roster_of,
     selected_names,
 )
-from structmat.errors import DtypeError, ShapeError
+from structmat.errors import DeviceError, DtypeError, ShapeError
+from structmat.matrix import Matrix
+from structmat.types.tucker import Tucker
 
 __all__ = ["Planned", "attach", "check_name", "check_update", "commit", "detach", "prepare_slot"]
 
@@ -204,15 +206,29 @@ def prepare_slot(place: Place, method: Method, generator: torch.Generator | None
     """The tensors of a method for a layer, checked: dtype, device, and the shape of the update they give."""
     target = check_layer(place.name, place.layer)
     state = draw(method, target, generator)
-    for key, tensor in {**state.trained, **state.frozen}.items():
-        if not key.isidentifier() or hasattr(nn.Module(), key) or key in ("method", "target", "update", "state"):
-            raise ValueError(f"{method!r}: a tensor of its state cannot be called {key!r}")
-        if tensor.is_floating_point() and tensor.dtype != target.dtype:
-            raise DtypeError(
-                f"{method!r} on {place.name!r}: {key} is {tensor.dtype}, the layer asks for {target.dtype}"
-            )
+    _check_state(method, state, target)
     check_update(method, state, target)
     return Planned(place, Slot(method, target, state))
+
+
+def _check_state(method: Method, state: State, target: Target) -> None:
+    """What ``init`` of a method, which anybody may write, has returned."""
+    on = f"{method!r} on {target.name!r}"
+    if not isinstance(state, State) or not isinstance(state.trained, dict) or not isinstance(state.frozen, dict):
+        raise TypeError(f"{on}: init must return State(trained, frozen), two dictionaries of tensors, got {state!r}")
+    for key, tensor in [*state.trained.items(), *state.frozen.items()]:
+        if not key.isidentifier() or hasattr(nn.Module(), key) or key in ("method", "target", "update", "state"):
+            raise ValueError(f"{method!r}: a tensor of its state cannot be called {key!r}")
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{on}: {key} must be a tensor, got {tensor!r}")
+        floating = tensor.is_floating_point()
+        if (floating and tensor.dtype != target.dtype) or (not floating and key in state.trained):
+            raise DtypeError(f"{on}: {key} is {tensor.dtype}, the layer asks for {target.dtype}")
+        if tensor.device != target.device:
+            raise DeviceError(f"{on}: {key} is on {tensor.device}, the layer on {target.device}")
+    both = state.trained.keys() & state.frozen.keys()
+    if both:
+        raise ValueError(f"{method!r}: {min(both)!r} is among the trained and among the frozen tensors of its state")
 
 
 def check_update(method: Method, state: State, target: Target) -> Update:
@@ -227,6 +243,12 @@ def check_update(method: Method, state: State, target: Target) -> Update:
 def _check_shapes(method: Method, target: Target, update: Update, m: int) -> None:
     n = target.columns
     wanted: list[tuple[str, Any, tuple[int, int]]] = []
+    for part, value in ((k, getattr(update, k, None)) for k in ("matrix", "left", "right")):
+        if value is not None and not isinstance(value, (Matrix, Tucker)):
+            raise TypeError(
+                f"{method!r} on {target.name!r}: {part} of its update is a {type(value).__name__}, no matrix of "
+                "structmat; sm.Dense(entries) is one for any tensor"
+            )
     if isinstance(update, Add):
         wanted = [("matrix", folding.as_matrix(update.matrix), (m, n))]
     elif isinstance(update, Compose):
@@ -234,10 +256,17 @@ def _check_shapes(method: Method, target: Target, update: Update, m: int) -> Non
     elif isinstance(update, Residual):
         wanted = [("matrix", update.matrix, (m, m))]
     elif isinstance(update, Parts):
+        ends = [0, *(end for start, stop, _ in update.updates for end in (start, stop)), m]
+        if update.rows != m or ends != sorted(ends):
+            spans = [(start, stop) for start, stop, _ in update.updates]
+            raise ShapeError(
+                f"{method!r} on {target.name!r}: spans {spans} of {update.rows} rows, the layer has {m}; they ascend and "
+                "do not overlap"
+            )
         for start, stop, one in update.updates:
             _check_shapes(method, target, one, stop - start)
     else:
-        raise TypeError(f"{method!r}.update must return Add or Compose, got {type(update).__name__}")
+        raise TypeError(f"{method!r}.update must return Add, Compose, Parts or Residual, got {type(update).__name__}")
     for part, matrix, shape in wanted:
         if tuple(matrix.shape[-2:]) != shape:
             raise ShapeError(f"{method!r} on {target.name!r}: {part} is {matrix!r}, the layer needs {shape}")

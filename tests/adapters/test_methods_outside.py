@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from structmat import adapters
-from structmat.adapters.method import Add, Compose, State
-from structmat.errors import DtypeError, ShapeError
+from structmat.adapters.method import Add, Compose, Parts, State
+from structmat.errors import DeviceError, DtypeError, ShapeError
 from structmat.types.low_rank import LowRank
 from tests.adapters.test_bad_input import Encoder, refuses
+
+
+THREE = Add(LowRank(torch.ones(3, 1), torch.ones(6, 1)))
 
 
 def outside(**parts: Any) -> Any:
@@ -74,7 +77,42 @@ def test_a_method_must_be_registered_and_have_plain_parameters() -> None:
         (
             {"update": lambda self, state, target, **_: torch.zeros(2, 6)},
             TypeError,
-            "must return Add or Compose, got Tensor",
+            "must return Add, Compose, Parts or Residual, got Tensor",
+        ),
+        (
+            {"init": lambda self, target, generator: {"left": torch.zeros(2, 1)}},
+            TypeError,
+            r"on 'layer.0.query': init must return State\(trained, frozen\)",
+        ),
+        (
+            {"init": lambda self, target, generator: State({"left": torch.zeros(2, 1, device="meta")}, {})},
+            DeviceError,
+            r"on 'layer.0.query': left is on meta, the layer on cpu",
+        ),
+        (
+            {"init": lambda self, target, generator: State({"left": 0.0}, {})},
+            TypeError,
+            r"on 'layer.0.query': left must be a tensor, got 0\.0",
+        ),
+        (
+            {"init": lambda self, target, generator: State({"left": torch.zeros(2, 1)}, {"left": torch.zeros(2)})},
+            ValueError,
+            "'left' is among the trained and among the frozen tensors",
+        ),
+        (
+            {"update": lambda self, state, target, **_: Add(torch.zeros(6, 6))},
+            TypeError,
+            r"on 'layer.0.query': matrix of its update is a Tensor, no matrix of structmat; sm\.Dense",
+        ),
+        (
+            {"update": lambda self, state, target, **_: Parts(((0, 2, THREE), (1, 4, THREE)), 6)},
+            ShapeError,
+            r"on 'layer.0.query': spans \[\(0, 2\), \(1, 4\)\] of 6 rows, the layer has 6; they ascend",
+        ),
+        (
+            {"update": lambda self, state, target, **_: Parts(((0, 3, THREE),), 7)},
+            ShapeError,
+            r"on 'layer.0.query': spans \[\(0, 3\)\] of 7 rows, the layer has 6",
         ),
     ],
 )
