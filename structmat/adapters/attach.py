@@ -260,8 +260,8 @@ def _check_shapes(method: Method, target: Target, update: Update, m: int) -> Non
         if update.rows != m or ends != sorted(ends):
             spans = [(start, stop) for start, stop, _ in update.updates]
             raise ShapeError(
-                f"{method!r} on {target.name!r}: spans {spans} of {update.rows} rows, the layer has {m}; they ascend and "
-                "do not overlap"
+                f"{method!r} on {target.name!r}: spans {spans} of {update.rows} rows, the layer has {m}; they "
+                "ascend and do not overlap"
             )
         for start, stop, one in update.updates:
             _check_shapes(method, target, one, stop - start)

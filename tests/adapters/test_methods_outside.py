@@ -14,7 +14,6 @@ from structmat.errors import DeviceError, DtypeError, ShapeError
 from structmat.types.low_rank import LowRank
 from tests.adapters.test_bad_input import Encoder, refuses
 
-
 THREE = Add(LowRank(torch.ones(3, 1), torch.ones(6, 1)))
 
 
