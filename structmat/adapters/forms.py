@@ -141,7 +141,12 @@ def thin(chain: Sequence[Update]) -> Thin:
 
 
 def choose_conv(
-    chain: Sequence[Update], sizes: tuple[int, int, int], points: int, dtype: torch.dtype, trained: bool
+    chain: Sequence[Update],
+    sizes: tuple[int, int, int],
+    points: int,
+    dtype: torch.dtype,
+    trained: bool,
+    spread: int = 1,
 ) -> backend.Plan:
     """The form of a convolution for so many points of its output (batch times pixels), computed in ``dtype``.
 
@@ -149,7 +154,8 @@ def choose_conv(
     m)`` flops beyond the frozen layer, three times that with its backward pass; the folded weight ``2 r m n``, and with
     its backward pass ``6 r m n + 2 T m n``. In half precision the form is low-rank where ``r (g n + m) < m n``, else
     beside; else low-rank where that takes a fifth of the flops or less (few kernels run slower), else the weight.
-    ``trained``: whether a backward pass is to be expected.
+    ``trained``: whether a backward pass is to be expected. ``spread``: of a transposed convolution, whose kernels are
+    applied at the points of its input, the points of the output for each of them.
     """
     m, n, groups = sizes
     r = thin_rank(chain)
@@ -158,9 +164,9 @@ def choose_conv(
         if dtype in _HALF:
             return backend.Plan("beside", f"rounded to {name}, a folded weight would lose a small change")
         return backend.Plan("weight", "only low-rank additions and reflections have a low-rank form")
-    few = r * (groups * n + m)
-    low = (6.0 if trained else 2.0) * few * points
-    fold = (6.0 if trained else 2.0) * r * m * n + (2.0 * points * m * n if trained else 0.0)
+    few, at = r * (groups * n + m * spread), points / spread
+    low = (6.0 if trained else 2.0) * few * at
+    fold = (6.0 if trained else 2.0) * r * m * n + (2.0 * at * m * n if trained else 0.0)
     if dtype in _HALF:
         reason = f"rounded to {name}, a folded weight would lose a small change"
         if few < m * n:

@@ -33,6 +33,18 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "patches": (nn.Conv2d(3, 16, 4, stride=4), (2, 3, 8, 12)),
     "unbatched": (nn.Conv2d(4, 6, 3, padding=1, groups=2), (4, 7, 6)),
 }
+TRANSPOSED: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "conv1d": (nn.ConvTranspose1d(6, 10, 3), (2, 6, 5)),
+    "all options": (
+        nn.ConvTranspose2d(
+            8, 6, (3, 2), stride=(2, 3), padding=(2, 1), output_padding=(1, 2), dilation=(1, 3), groups=2
+        ),
+        (2, 8, 4, 5),
+    ),
+    "conv3d, no bias": (nn.ConvTranspose3d(2, 5, (2, 1, 3), stride=2, bias=False), (1, 2, 3, 2, 3)),
+    "depthwise": (nn.ConvTranspose2d(6, 12, 3, groups=6, padding=1), (2, 6, 4, 4)),
+    "unbatched": (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), (4, 4, 3)),
+}
 CHAINS: dict[str, list[Any]] = {
     "LoRA": [adapters.LoRA(2, alpha=3.0)],
     "HRA": [adapters.HRA(4)],
@@ -63,12 +75,19 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "_CONV_FACTOR", 0.0)
 
 
-@pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize("layer", LAYERS)
-def test_low_rank_and_folded_are_one_function(layer: str, chain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("layer", "chain"),
+    [
+        *((module, chain) for module in LAYERS.values() for chain in CHAINS.values()),
+        *((module, [adapters.LoRA(2, alpha=3.0), adapters.LoRA(1)]) for module in TRANSPOSED.values()),
+    ],
+)
+def test_low_rank_and_folded_are_one_function(
+    layer: tuple[nn.Module, tuple[int, ...]], chain: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Outputs and gradients of both forms. Rotations here have condition numbers below 10, so 1e-12 is 5e3 eps."""
-    module, shape = LAYERS[layer]
-    model = adapted(module, CHAINS[chain])
+    module, shape = layer
+    model = adapted(module, chain)
     x = torch.randn(shape, generator=generator(5), dtype=torch.float64).requires_grad_()
     found = []
     for factor, expected in ((0.0, "low-rank"), (float("inf"), "weight")):
@@ -99,15 +118,25 @@ def test_the_thin_form_is_the_chain() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [1e-1, 1e-2, 1e-3])
 @pytest.mark.parametrize(
-    ("chain", "form"), [("LoRA", "low-rank"), ("HRA", "low-rank"), ("circulant", "beside"), ("OFT", "beside")]
+    ("chain", "form", "cls"),
+    [
+        ("LoRA", "low-rank", nn.Conv2d),
+        ("HRA", "low-rank", nn.Conv2d),
+        ("circulant", "beside", nn.Conv2d),
+        ("OFT", "beside", nn.Conv2d),
+        ("LoRA", "low-rank", nn.ConvTranspose2d),
+        ("circulant", "beside", nn.ConvTranspose2d),
+    ],
 )
-def test_a_small_change_survives_a_half_layer(chain: str, form: str, size: float, dtype: torch.dtype) -> None:
+def test_a_small_change_survives_a_half_layer(
+    chain: str, form: str, cls: type[nn.Module], size: float, dtype: torch.dtype
+) -> None:
     """Against float64 with the same parameters: before it is added, the change has the error of at most four roundings
     to the dtype; what a folded weight would lose is everything below eps.
     """
     methods = {**CHAINS, "circulant": [adapters.SURM("circulant")], "OFT": [adapters.OFT(blocks=1)]}[chain]
     torch.manual_seed(0)
-    layer = nn.Conv2d(8, 16, 3, padding=1).to(dtype)
+    layer = cls(8, 16, 3, padding=1).to(dtype)
     wide = adapted(layer, methods, size=0.0)
     # Half of the vectors of a pair move, by `size` of their length; other methods start at zero or the identity.
     source = generator(3)
@@ -123,8 +152,10 @@ def test_a_small_change_survives_a_half_layer(chain: str, form: str, size: float
     x = torch.randn(2, 8, 6, 6, generator=generator(5)).to(dtype)
     exact = wide(x.double()) - wide[0].base(x.double())
     module, kind = narrow[0].base, narrow[0].kind
-    if form == "beside":
-        change = module._conv_forward(x, kind._change(module, narrow[0].chain(), torch.float32), None)
+    if cls is nn.ConvTranspose2d:
+        change = kind._added(module, x, narrow[0].chain(), torch.float32, form, exact.shape)
+    elif form == "beside":
+        change = module._conv_forward(x, kind.change(module, narrow[0].chain(), torch.float32), None)
     else:
         change = kind._thin(module, narrow[0].chain(), x, x.float())
     assert relative(change, exact) < 4 * torch.finfo(dtype).eps
@@ -142,9 +173,13 @@ def test_the_choice_and_its_reasons() -> None:
         (nn.Conv2d(256, 256, 3), adapters.SURM("circulant"), 10_000, "weight"),
         (nn.Conv2d(256, 256, 3), adapters.FLoRA(8), 10_000, "tucker"),
         (nn.ConvTranspose2d(8, 8, 3), adapters.LoRA(2), 10_000, "weight"),
+        (nn.ConvTranspose2d(256, 256, 3), adapters.LoRA(8), 10_000, "low-rank"),
+        (nn.ConvTranspose2d(256, 256, 2, stride=8), adapters.LoRA(16), 10_000, "weight"),
+        (nn.ConvTranspose2d(8, 8, 3), adapters.SURM("toeplitz"), 10_000, "weight"),
         (nn.Embedding(8, 8), adapters.LoRA(2), 10_000, "columns"),
     ]
-    halves = ["low-rank", "low-rank", "low-rank", "low-rank", "beside", "beside", "tucker", "weight", "columns"]
+    halves = ["low-rank", "low-rank", "low-rank", "low-rank", "beside", "beside", "tucker"]
+    halves += ["low-rank", "low-rank", "beside", "beside", "columns"]
     for (layer, method, points, expected), half in zip(cases, halves, strict=True):
         model = nn.Sequential(layer)
         adapters.attach(model, method, targets=["0"])
@@ -276,6 +311,19 @@ def test_the_weight_of_a_sharded_layer_is_used_in_its_own_forward_alone(
         got = [y, *torch.autograd.grad(y.square().sum(), trained)]
     for one, other in zip(got, wanted, strict=True):
         assert relative(one, other) < 1e-12
+
+
+@pytest.mark.usefixtures("always")
+def test_a_transposed_convolution_keeps_the_size_it_is_asked_for() -> None:
+    model = adapted(nn.ConvTranspose2d(3, 4, 3, stride=2), CHAINS["LoRA"])
+    assert path(model) == "low-rank"
+    x = torch.randn(1, 3, 4, 5, dtype=torch.float64)
+    base = model[0].base
+    for size in ([9, 11], [10, 12]):
+        extra = [size[0] - 9, size[1] - 11]
+        expected = nn.functional.conv_transpose2d(x, model[0].weight, base.bias, 2, 0, extra)
+        assert relative(model[0](x, output_size=size), expected) < 1e-14
+        assert relative(model[0](x, size), expected) < 1e-14
 
 
 @pytest.mark.usefixtures("always")

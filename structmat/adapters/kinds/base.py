@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from structmat import backend
 from structmat.adapters import folding
-from structmat.adapters.method import Update, master_dtype
+from structmat.adapters.method import Add, Update, master_dtype
 
 __all__ = ["Kind", "Sizes", "gathered", "sharded"]
 
@@ -61,6 +61,19 @@ class Kind:
         with folding.full_precision(weight.device.type):
             matrix = folding.fold(self.matrix(layer, weight), chain)
         return self.stored(layer, matrix).to(weight.dtype)
+
+    def change(self, layer: nn.Module, chain: Sequence[Update], dtype: torch.dtype) -> torch.Tensor:
+        """``W_K - W`` for the chain, computed in ``dtype``, in the layout and dtype of the stored weight; of additions
+        their sum, which cancels nothing.
+        """
+        weight = stored(layer)
+        with folding.full_precision(weight.device.type):
+            before = self.matrix(layer, weight).to(dtype)
+            if all(isinstance(update, Add) for update in chain):
+                change = folding.fold(torch.zeros_like(before), chain)
+            else:
+                change = folding.fold(before, chain) - before
+        return self.stored(layer, change).to(weight.dtype)
 
     def plan(self, layer: nn.Module, chain: Sequence[Update], rows: int, dtype: torch.dtype) -> backend.Plan:
         """How a chain runs on so many rows (of images: points of the output) computed in ``dtype``, and why."""

@@ -21,7 +21,7 @@ from structmat.adapters.method import Add, Update
 from structmat.functional.tucker_conv import output_sizes, paddings
 from structmat.types.tucker import Tucker
 
-__all__ = ["CONVOLUTIONS"]
+__all__ = ["CONVOLUTIONS", "computed_in"]
 
 _CONV = (nnf.conv1d, nnf.conv2d, nnf.conv3d)
 
@@ -76,12 +76,12 @@ class _Conv(Kind):
         rest: tuple[Any, ...] = (),
         options: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
-        path = "weight" if rest or options else self.plan(layer, chain, _points(layer, x), _computed_in(x)).path
+        path = "weight" if rest or options else self.plan(layer, chain, _points(layer, x), computed_in(x)).path
         if path == "weight":
             return super().forward(layer, x, chain, dtype, rest, options)
         y: torch.Tensor = layer(x)
         if path == "beside":
-            change = self._change(layer, chain, dtype)
+            change = self.change(layer, chain, dtype)
             return (y.to(dtype) + layer._conv_forward(x, change, None).to(dtype)).to(y.dtype)
         small = [update for update in chain if not _is_tucker(update)]
         wide = x.to(dtype)
@@ -94,17 +94,6 @@ class _Conv(Kind):
                     assert isinstance(update, Add)
                     total = total + _tucker(layer, folding.in_core(update).matrix, wide)  # type: ignore[arg-type]
         return total.to(y.dtype)
-
-    def _change(self, layer: nn.Module, chain: Sequence[Update], dtype: torch.dtype) -> torch.Tensor:
-        """``W_K - W`` in the layout and dtype of the weight; of additions their sum, which cancels nothing."""
-        weight = stored(layer)
-        with folding.full_precision(weight.device.type):
-            before = self.matrix(layer, weight).to(dtype)
-            if all(isinstance(update, Add) for update in chain):
-                change = folding.fold(torch.zeros_like(before), chain)
-            else:
-                change = folding.fold(before, chain) - before
-        return self.stored(layer, change).to(weight.dtype)
 
     def _thin(self, layer: Any, chain: Sequence[Update], x: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
         """The images of ``(W A) B^T + C D^T``: a convolution with the columns of B and D as kernels, the same in every
@@ -188,7 +177,7 @@ def _points(layer: Any, x: torch.Tensor) -> int:
     return math.prod(written) * (x.shape[0] if x.ndim > len(kernel) + 1 else 1)
 
 
-def _computed_in(x: torch.Tensor) -> torch.dtype:
+def computed_in(x: torch.Tensor) -> torch.dtype:
     """What the layer computes in: autocast's dtype where it is on."""
     kind = x.device.type
     if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
