@@ -1,6 +1,7 @@
 """Which adapters act: activate, disabled, rows and stack; and the small verbs of a training loop."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
@@ -96,7 +97,8 @@ def rows(model: nn.Module, ids: torch.Tensor | Sequence[str], repeat: int = 1) -
     Args:
         ids: names, "base" for none; or a LongTensor of indices into the stacked adapters (without ``stack``: into
             ``names(model)``), -1 for none.
-        repeat: each id covers this many consecutive rows of x; ``x.shape[0]`` must be ``len(ids) * repeat``.
+        repeat: each id covers this many consecutive rows of x; ``x.shape[0]`` must be ``len(ids) * repeat``, or
+            ``len(ids)`` in layers that see each row once (an encoder, where beams repeat the rows for its decoder).
     Under gradient checkpointing, which runs the layers again in the backward pass, that pass belongs into the context
     too: outside it the layers would run with what is active there.
     """
@@ -104,12 +106,18 @@ def rows(model: nn.Module, ids: torch.Tensor | Sequence[str], repeat: int = 1) -
     require_unmerged(roster, "rows")
     if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
         raise ValueError(f"rows: repeat must be an integer of at least 1, got {repeat!r}")
-    chosen = _by_index(roster, ids, repeat) if isinstance(ids, torch.Tensor) else _by_name(roster, ids, repeat)
+    chosen = _chosen(roster, ids, repeat)
+    if repeat > 1:
+        chosen = dataclasses.replace(chosen, once=_chosen(roster, ids, 1))
     before, roster.rows = roster.rows, chosen
     try:
         yield
     finally:
         roster.rows = before
+
+
+def _chosen(roster: Roster, ids: torch.Tensor | Sequence[str], repeat: int) -> Rows:
+    return _by_index(roster, ids, repeat) if isinstance(ids, torch.Tensor) else _by_name(roster, ids, repeat)
 
 
 def _by_name(roster: Roster, ids: Sequence[str], repeat: int) -> Rows:

@@ -55,7 +55,8 @@ class Rows:
     """Which adapter each row of the first axis of x uses.
 
     ``groups``: (adapter or None for the base, its rows); ``inverse`` puts the groups' rows back in order. With
-    ``stacked`` the ``ids`` index those adapters, -1 is the base.
+    ``stacked`` the ``ids`` index those adapters, -1 is the base. ``once``: the same without repetition, for layers that
+    see each row once (an encoder, before its decoder gets each row for every beam).
     """
 
     count: int
@@ -64,6 +65,7 @@ class Rows:
     stacked: tuple[str, ...] = ()
     ids: torch.Tensor | None = None
     some_base: bool = True
+    once: "Rows | None" = None
 
     @classmethod
     def by_name(cls, names: list[str | None]) -> "Rows":
@@ -81,6 +83,8 @@ class Rows:
     def forward(self, layer: "Adapted", x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         """The layer's output, row by row with its own adapter."""
         least = 1 if layer.kind.name == "Embedding" else 2  # one index for each row is a batch, one vector is none
+        if self.once is not None and x.ndim >= least and x.shape[0] == self.once.count:
+            return self.once.forward(layer, x, *rest, **options)
         if x.ndim < least or x.shape[0] != self.count:
             raise ShapeError(
                 f"adapters.rows has {self.count} ids, but a layer got x of shape {tuple(x.shape)}: the first axis must "

@@ -1,4 +1,4 @@
-"""What a hostile reviewer found about the model's own parameters that train with an adapter."""
+"""What a hostile reviewer found, continued: parameters that train along, quantised layers, residuals, rows and beams."""
 
 from __future__ import annotations
 
@@ -145,3 +145,31 @@ def test_one_index_for_each_row_is_a_batch() -> None:
         with adapters.rows(model, ids):
             mixed = model(labels)
         assert torch.allclose(mixed[[0, 2]], wanted[[0, 2]], atol=1e-6) and torch.allclose(mixed[1], base[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_beams_of_an_encoder_and_a_decoder(stacked: bool) -> None:
+    """The encoder sees each row once, the decoder once for every beam."""
+    pytest.importorskip("transformers")
+    from tests.adapters.peft_models import tiny
+
+    model, batch = tiny("T5")
+    for name in ("a", "b"):
+        adapters.attach(model, adapters.LoRA(2), r".*\.(q|v|wi)", name=name)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("left"):
+                parameter.normal_()
+    options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False}
+    wanted = []
+    for row, names in enumerate((["b"], [])):
+        adapters.activate(model, names)
+        wanted.append(model.generate(batch["input_ids"][row : row + 1], **options)[0])
+    adapters.stack(model, ["a", "b"] if stacked else [])
+    ids = torch.tensor([1, -1]) if stacked else ["b", "base"]
+    with torch.no_grad(), adapters.rows(model, ids, repeat=3):
+        found = model.generate(batch["input_ids"], **options)
+    for row, alone in zip(found, wanted, strict=True):
+        assert torch.equal(row[: len(alone)], alone)
+    assert not torch.equal(wanted[0], wanted[1])
