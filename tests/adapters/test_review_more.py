@@ -1,4 +1,4 @@
-"""What a hostile reviewer found, continued: parameters that train along, quantised layers, residuals, rows and beams."""
+"""What a hostile reviewer found, continued: what trains along, quantised layers, residuals, rows and beams."""
 
 from __future__ import annotations
 
