@@ -16,7 +16,7 @@ import triton.language as tl
 from structmat.kernels.configs import Config
 from structmat.kernels.launch import allocate, configured, product, splits
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "cut", "forward"]
 
 
 @triton.jit
@@ -64,10 +64,11 @@ def blockdiag_backward(  # type: ignore[no-untyped-def]
     tl.store(parts_at, total, mask=inside)
 
 
-def _padded(whole: int, cut: int, size: int, options: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """The tile of the side of a block that every program takes whole, and the options with that of the other."""
+def cut(whole: int, shared: int, size: int, options: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The tile of the side of a block that every program takes whole, and the options with that of the side that they
+    share."""
     smallest = min(16, size)
-    most = max(smallest, triton.next_power_of_2(cut))
+    most = max(smallest, triton.next_power_of_2(shared))
     tiles = {**options, "BN": min(options.get("BN", size), most)}
     return max(smallest, triton.next_power_of_2(whole)), tiles
 
@@ -76,7 +77,7 @@ def forward(x: torch.Tensor, w: torch.Tensor, config: Config | str | None = None
     """Rows ``(rows, k p)`` through blocks ``(k, q, p)``, both of any strides and one dtype: ``(rows, k q)``."""
     (rows, _), (k, q, p) = x.shape, w.shape
     y = allocate(rows, k * q, dtype=x.dtype, device=x.device)
-    padded, options = _padded(p, q, *configured("blockdiag_forward", x.dtype, max(p, q), config))
+    padded, options = cut(p, q, *configured("blockdiag_forward", x.dtype, max(p, q), config))
     grid = (triton.cdiv(rows, options["BM"]) * k * triton.cdiv(q, options["BN"]),)
     strides = (*x.stride(), k * q, *w.stride())
     with torch.cuda.device_of(x):
@@ -89,7 +90,7 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The cotangents of the rows (in their dtype) and of the blocks (in the dtype of the sums)."""
     (rows, _), (k, q, p) = x.shape, w.shape
-    padded, options = _padded(q, p, *configured("blockdiag_backward", x.dtype, max(p, q), config))
+    padded, options = cut(q, p, *configured("blockdiag_backward", x.dtype, max(p, q), config))
     across = k * triton.cdiv(p, options["BN"])
     count, per = splits(rows, options["BM"], across)
     gx = allocate(rows, k * p, dtype=x.dtype, device=x.device)
