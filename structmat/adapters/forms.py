@@ -174,5 +174,5 @@ def choose_conv(
         return backend.Plan("beside", f"{reason}; rank {r} is not low for {n} channels and taps in {groups} groups")
     what = "the gradient of a weight" if trained else "the folded weight"
     if _CONV_FACTOR * low <= fold:
-        return backend.Plan("low-rank", f"{what} would take {_CONV_FACTOR:g} times the flops or more", low)
-    return backend.Plan("weight", f"{what} takes less than {_CONV_FACTOR:g} times the flops, and runs faster", fold)
+        return backend.Plan("low-rank", f"{what} would take 5 times the flops or more", low)
+    return backend.Plan("weight", f"{what} takes less than 5 times the flops, and runs faster", fold)

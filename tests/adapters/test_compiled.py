@@ -123,3 +123,18 @@ def test_half_precision(method: str, layer: str) -> None:
     """In bfloat16 the same roundings: an operation that a graph fuses or reorders moves a result by its eps."""
     model = adapted(method, layer).bfloat16()
     check(model, layer, 2.0**-7)
+
+
+def test_every_size_a_symbol(monkeypatch: pytest.MonkeyPatch) -> None:
+    """dynamic=True also makes symbols of pixels, and of numbers that a module holds."""
+    monkeypatch.setattr(forms, "_CONV_FACTOR", 0.0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ConvTranspose2d(8, 4, 3, stride=2)).double()
+    adapters.attach(model, {"0": adapters.HRA(2), "1": adapters.LoRA(2)}, generator=generator())
+    perturb(model, size=0.1)
+    assert {plan.path for plan in adapters.explain(model, 10).plans.values()} == {"low-rank"}
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    for sizes in ((2, 4, 5, 6), (3, 4, 9, 7)):
+        x = torch.randn(sizes, generator=generator(5), dtype=torch.float64)
+        assert relative(compiled(x), model(x)) <= 1e-12
