@@ -56,7 +56,7 @@ TABLE: tuple[Config, ...] = (
     *_rows("strided_forward", "fp32", (64, {"BM": 16, "BL": 4, "BN": 32}, 4, 1)),
     *_rows("strided_backward", "half", (16, {"BM": 16, "BL": 16}, 4, 1), (32, {"BM": 16, "BL": 16}, 8, 1)),
     *_rows("strided_backward", "half", (64, {"BM": 16, "BL": 8, "BN": 32}, 8, 1)),
-    *_rows("strided_backward", "fp32", (16, {"BM": 16, "BL": 8}, 8, 1), (32, {"BM": 16, "BL": 8}, 8, 1)),
+    *_rows("strided_backward", "fp32", (16, {"BM": 16, "BL": 8}, 8, 1), (32, {"BM": 16, "BL": 8, "BN": 16}, 8, 1)),
     *_rows("strided_backward", "fp32", (64, {"BM": 16, "BL": 4, "BN": 16}, 8, 1)),
     *_rows("wy_gram", "half", *[(r, {"BD": 64}, 4, 2) for r in (16, 32, 64)]),
     *_rows("wy_gram", "fp32", *[(r, {"BD": 32}, 4, 2) for r in (16, 32, 64)]),
