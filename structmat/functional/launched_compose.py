@@ -135,8 +135,8 @@ def _gradient_operator(gc: torch.Tensor, r: torch.Tensor, slots: torch.Tensor, r
     if plan:
         configs = plan["compose_walk"], plan["compose_pairs"]
         found = backend.launchers("compose").backward(gc, r.contiguous(), slots.contiguous(), reverse, *configs)
-        return found  # type: ignore[no-any-return]
-    return _gradient(gc, r, reverse).contiguous()  # type: ignore[no-any-return]
+        return found
+    return _gradient(gc, r, reverse).contiguous()
 
 
 class Compose(torch.autograd.Function):
@@ -196,7 +196,7 @@ class ComposeGradient(torch.autograd.Function):
     def backward(ctx: Any, h: Any) -> Any:
         gc, r = ctx.saved_tensors
         with backend.full_precision(r.device), torch.enable_grad():
-            of_gc, of_r = torch.func.vjp(lambda *v: _gradient(*v, ctx.reverse), gc, r)[1](h)
+            of_gc, of_r = torch.func.vjp(lambda a, b: _gradient(a, b, ctx.reverse), gc, r)[1](h)
         return of_gc, of_r, None, None
 
     @staticmethod

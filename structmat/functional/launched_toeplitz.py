@@ -140,7 +140,7 @@ def _operator(u: torch.Tensor, v: torch.Tensor, role: str, m: int, n: int, forme
         t = u.to(v.dtype).expand(v.shape[0], -1)
         sign, outs = (1, m) if role == "y" else (-1, n)
         found = launch.apply(v, t, n - 1, sign, outs, plan["toeplitz_product"])
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @op.define("toeplitz_entries(Tensor t, int n) -> Tensor", lambda t, n: t.new_empty(t.shape[0], t.shape[1] - n + 1, n))
@@ -150,7 +150,7 @@ def _entries_operator(t: torch.Tensor, n: int) -> torch.Tensor:
     plan = backend.configurations("toeplitz_form", t, t.dtype, ((m, n),))
     if not plan:
         return _gathered(t, m, n)
-    return backend.launchers("toeplitz").form(t, n, plan["toeplitz_form"])  # type: ignore[no-any-return]
+    return backend.launchers("toeplitz").form(t, n, plan["toeplitz_form"])
 
 
 @op.define("toeplitz_diagonals(Tensor a) -> Tensor", lambda a: a.new_empty(a.shape[0], a.shape[1] + a.shape[2] - 1))
