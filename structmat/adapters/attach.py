@@ -80,7 +80,8 @@ def attach(
         name: letters, digits, ``_`` and ``-``.
         train: names of parameters or modules of the model (regular expression or list) that are trained with the
             adapter and saved with it, a new head for instance. They are the model's own: ``disabled`` and ``detach``
-            leave them as trained.
+            leave them as trained. Buffers are not among them: a BatchNorm in training mode, frozen or not, moves its
+            running statistics, which no adapter's file holds, so put such layers into ``eval()``.
         train_bias: also train the biases of the adapted layers, in the same sense.
         generator: where random starts are drawn from; one seed gives one start on every device.
     Returns: a report that prints as one line.
