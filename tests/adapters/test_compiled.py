@@ -47,7 +47,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 ADDITIVE = ("transposed conv", "embedding")
 NO_ADDITION = {*ROTATIONS, "reflections", "neumann", "output-BOFT", "bottleneck"}
 NO_CONV = {"FLoRA-nlp", "bottleneck"}  # ranks for two modes; an output whose features are last
-FEW = ("LoRA", "BOFT")  # of layers that differ from others in their options alone
+FEW = ("LoRA",)  # of layers that differ from others in their options alone
 
 
 def fits(method: str, layer: str) -> bool:
@@ -108,9 +108,8 @@ def test_one_graph_for_every_batch(method: str, layer: str) -> None:
 
 def test_a_convolution_in_low_rank_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "_CONV_FACTOR", 0.0)
-    model = adapted("LoRA", "conv")
-    for k, method in enumerate(("HRA-odd", "FLoRA")):
-        adapters.attach(model, ALL[method], targets=["0"], name=f"a{k}", generator=generator(k))
+    model = adapted("HRA-odd", "conv")
+    adapters.attach(model, adapters.FLoRA(2), targets=["0"], name="second", generator=generator())
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(".adapters." in key)
     perturb(model, size=0.1)
