@@ -66,3 +66,18 @@ def test_all_linear_is_the_same_layers_for_a_second_adapter(name: str, family: s
     assert [key.replace("other", "default") for key in counted["other"]] == counted["default"]
     wrapped.set_adapter("other")
     assert close(logits(wrapped, batch), logits(base, batch))
+
+
+def test_the_card_says_what_to_import_and_no_other_card_does(tmp_path) -> None:
+    from peft import LoraConfig
+
+    model, _ = tiny("BERT")
+    get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=["query"])).save_pretrained(tmp_path)
+    theirs = (tmp_path / "README.md").read_text()
+    wrapped = get_peft_model(model, config("HRA", target_modules=["query"]))
+    wrapped.add_adapter("other", config("HRA", target_modules=["query"]))
+    wrapped.save_pretrained(tmp_path / "ours")
+    assert (tmp_path / "README.md").read_text() == theirs
+    assert "import structmat.adapters.peft" in (tmp_path / "ours" / "README.md").read_text()
+    wrapped.save_pretrained(tmp_path / "named", selected_adapters=["other"])
+    assert "import structmat.adapters.peft" in (tmp_path / "named" / "README.md").read_text()

@@ -97,6 +97,9 @@ class StructmatConfig(_peft.PeftConfig):  # type: ignore[misc, name-defined]
         """As PEFT's; the card that ``PeftModel.save_pretrained`` wrote beside it also says what to import first."""
         super().save_pretrained(save_directory, **kwargs)
         for folder in (Path(save_directory), Path(save_directory).parent):  # an adapter not called "default" lies below
+            config = folder / "adapter_config.json"
+            if config.is_file() and "STRUCTMAT_" not in config.read_text(encoding="utf-8", errors="replace"):
+                continue  # the folder of an adapter of PEFT's own, in which ours was saved
             card = folder / "README.md"
             text = card.read_text(encoding="utf-8") if card.is_file() else ""
             if "library_name: peft" in text and "structmat.adapters.peft" not in text:
