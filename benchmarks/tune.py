@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 
+import structmat as sm
 from benchmarks.gpu.clock import Clock, message
 from structmat import backend
 from structmat.functional import butterfly, butterfly_apply
 from structmat.functional.householder import rotate_rows
+from structmat.functional.launched_compose import composed
 from structmat.functional.orthogonal import cayley
 from structmat.functional.toeplitz import toeplitz_product
 from structmat.kernels import configs, stored
@@ -83,6 +85,18 @@ def _toeplitz(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return toeplitz_product(t.to(x.dtype), x, x.shape[-1])
 
 
+def _merged(m: int, blocks: int, b: int) -> Callable[..., torch.Tensor]:
+    """The factors of a butterfly as one block a span, from the rotations of all of them."""
+    plan = sm.OrthogonalButterfly(torch.zeros(m, blocks, b * (b - 1) // 2))._program(1 << 14)
+    whole = butterfly_apply.program_of(plan.links, (m,))
+
+    def merged(rotations: torch.Tensor) -> torch.Tensor:
+        found = composed(rotations, False)
+        return butterfly_apply.merged_blocks(rotations.unbind(-4), whole)[0] if found is None else found
+
+    return merged
+
+
 def problems(*, tiny: bool = False) -> Iterator[Problem]:
     """What is timed: the sizes that adapters use, in bfloat16, float16 and float32."""
     halves = (torch.bfloat16,) if tiny else (torch.bfloat16, torch.float16, torch.float32)
@@ -92,6 +106,10 @@ def problems(*, tiny: bool = False) -> Iterator[Problem]:
         for count in (3,) if tiny else (128, 512, 2048):
             shape = (count, b, b)
             yield Problem("cayley", torch.float32, (shape,), _drawn(shape, dtype=torch.float32), _skewed)
+        for blocks, m in ((4, 2),) if tiny else ((128, 4), (512, 2), (512, 3), (512, 4)):
+            if b in (4, 8):
+                drawn = _drawn((m, blocks, b, b), dtype=torch.float32)
+                yield Problem("compose_blocks", torch.float32, ((blocks, m, b, b),), drawn, _merged(m, blocks, b))
     for dtype in halves:
         for d in widths:
             for rows in many:
