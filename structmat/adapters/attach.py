@@ -41,7 +41,7 @@ from structmat.adapters.tree import (
     roster_of,
     selected_names,
 )
-from structmat.errors import DeviceError, DtypeError, ShapeError
+from structmat.errors import DeviceError, DtypeError, ShapeError, StructureError
 from structmat.matrix import Matrix
 from structmat.types.tucker import Tucker
 
@@ -265,6 +265,11 @@ def _check_shapes(method: Method, target: Target, update: Update, m: int) -> Non
                 "ascend and do not overlap"
             )
         for start, stop, one in update.updates:
+            if not isinstance(one, (Add, Compose)):
+                raise StructureError(
+                    f"{method!r} on {target.name!r}: the rows {start} to {stop} take an Add or a Compose, got a "
+                    f"{type(one).__name__}, which changes no rows of a weight"
+                )
             _check_shapes(method, target, one, stop - start)
     else:
         raise TypeError(f"{method!r}.update must return Add, Compose, Parts or Residual, got {type(update).__name__}")

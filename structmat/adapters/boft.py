@@ -148,6 +148,8 @@ class BOFT:
         _integer("BOFT", "factors", self.factors, 1)
         if self.factors > 64:
             raise ValueError(f"BOFT: factors above 64 fit no layer, got {self.factors}")
+        if isinstance(self.dropout, list):  # as JSON has a pair
+            object.__setattr__(self, "dropout", tuple(self.dropout))
         chances = self.dropout if isinstance(self.dropout, tuple) else (self.dropout,)
         for p in chances:
             if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1 or len(chances) > 2:

@@ -173,3 +173,16 @@ def test_beams_of_an_encoder_and_a_decoder(stacked: bool) -> None:
     for row, alone in zip(found, wanted, strict=True):
         assert torch.equal(row[: len(alone)], alone)
     assert not torch.equal(wanted[0], wanted[1])
+
+
+def test_a_residual_on_some_rows_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 6))
+    before = fingerprint(model)
+    with pytest.raises(StructureError, match=r"on '0': the rows 0 to 2 take an Add or a Compose, got a Residual"):
+        adapters.attach(model, adapters.OnRows(adapters.Bottleneck("circulant"), ((0, 2),)), ["0"])
+    assert fingerprint(model) == before
+
+
+def test_a_pair_may_be_a_list() -> None:
+    assert adapters.BOFT(4, 2, dropout=[0.1, 0.2]) == adapters.BOFT(4, 2, dropout=(0.1, 0.2))
+    hash(adapters.BOFT(4, 2, dropout=[0.1, 0.2]))
