@@ -233,6 +233,17 @@ def test_an_empty_batch() -> None:
         assert torch.autograd.grad(y.sum(), x)[0].shape == x.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cls", [nn.Conv2d, nn.ConvTranspose2d])
+def test_shapes_on_the_meta_device(cls: type[nn.Module], dtype: torch.dtype) -> None:
+    rotations = [adapters.HRA(2)] if cls is nn.Conv2d else []  # refused by the other
+    for method in (adapters.LoRA(2), adapters.SURM("circulant"), adapters.FLoRA(2), *rotations):
+        model = nn.Sequential(cls(4, 6, 3, stride=2)).to(dtype)
+        adapters.attach(model, method, targets=["0"])
+        x = torch.zeros(2, 4, 7, 7, dtype=dtype)
+        assert model.to("meta")(x.to("meta")).shape == model[0].base.to_empty(device="cpu")(x).shape
+
+
 class Standardised(nn.Conv2d):
     """A convolution whose weight is normalised where it is used: no linear function of the weight it stores."""
 

@@ -180,7 +180,7 @@ def _points(layer: Any, x: torch.Tensor) -> int:
 def computed_in(x: torch.Tensor) -> torch.dtype:
     """What the layer computes in: autocast's dtype where it is on."""
     kind = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
+    if x.dtype != torch.float64 and kind != "meta" and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return x.dtype
 
