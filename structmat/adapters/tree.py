@@ -140,7 +140,10 @@ def parts_of(place: Place, known: Mapping[str, Place]) -> list[str]:
 
 def require_apart(chosen: Iterable[Place], verb: str) -> None:
     """Refuse adapters on a module and on a part of it: the part would be out of reach behind the wrapper."""
-    wanted = {id(place.layer): place for place in chosen}
+    wanted: dict[int, Place] = {}
+    for place in chosen:  # a parameter stands for the module that holds it
+        held = isinstance(place.layer, ParameterOf)
+        wanted[id(place.parents[0][0] if held else place.layer)] = place
     for place in wanted.values():
         for name, inner in place.layer.named_modules():
             if inner is place.layer:

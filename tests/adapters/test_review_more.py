@@ -186,3 +186,25 @@ def test_a_residual_on_some_rows_is_refused() -> None:
 def test_a_pair_may_be_a_list() -> None:
     assert adapters.BOFT(4, 2, dropout=[0.1, 0.2]) == adapters.BOFT(4, 2, dropout=(0.1, 0.2))
     hash(adapters.BOFT(4, 2, dropout=[0.1, 0.2]))
+
+
+def test_a_parameter_inside_a_layer_and_the_layer_are_refused() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.in_features, self.out_features = 8, 6
+            self.table = nn.Module()
+            self.table.entries = nn.Parameter(torch.randn(6, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.table.entries.mT
+
+    model = nn.ModuleDict({"outer": Outer()})
+    for listed in (["outer", "outer.table.entries"], ["outer.table.entries", "outer"]):
+        with pytest.raises(ValueError, match=r"'outer.table.entries' is a part of 'outer'"):
+            adapters.attach(model, adapters.LoRA(2), listed)
+    adapters.attach(model, adapters.LoRA(2), ["outer.table.entries"], name="inner")
+    with pytest.raises(ValueError, match=r"'outer' holds the layer .* that has adapters already"):
+        adapters.attach(model, adapters.LoRA(2), ["outer"], name="outer")
+    adapters.detach(model)
+    assert adapters.attach(model, adapters.LoRA(2), ["outer"]).layers == ("outer",)
