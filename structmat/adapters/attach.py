@@ -84,7 +84,8 @@ def attach(
             running statistics, which no adapter's file holds, so put such layers into ``eval()``.
         train_bias: also train the biases of the adapted layers, in the same sense.
         generator: where random starts are drawn from; one seed gives one start on every device.
-    Returns: a report that prints as one line.
+    Returns: a report that prints as one line. (A model on the meta device gets adapters without numbers, good for
+        counting them: attach after its weights are there.)
     Raises: ValueError, StructureError, DtypeError or ShapeError, before the model is changed.
     """
     if not isinstance(model, nn.Module):

@@ -60,9 +60,14 @@ def target_of(layer: str, known: Mapping[str, Place], source: Path) -> Target:
     if place is None:
         raise CheckpointError(f"{source} adapts {layer!r}, which the model does not have; {near(layer[:200], known)}")
     try:
-        return check_layer(place.name, place.layer)
+        target = check_layer(place.name, place.layer)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source} adapts {layer!r}: {error}") from error
+    if target.device.type == "meta":
+        raise CheckpointError(
+            f"layer {layer!r} is on the meta device, which would lose the file's numbers; load its weights first"
+        )
+    return target
 
 
 def read_all(place: Path) -> dict[str, torch.Tensor]:

@@ -128,6 +128,10 @@ def _wanted(layer: str, spec: Any, known: Mapping[str, Place]) -> Wanted:
         target = check_layer(layer, place.layer)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the file adapts {layer!r}: {error}") from error
+    if target.device.type == "meta":
+        raise CheckpointError(
+            f"layer {layer!r} is on the meta device, which would lose the file's numbers; load its weights first"
+        )
     here = {
         "kind": target.kind,
         "out_features": target.out_features,

@@ -208,3 +208,15 @@ def test_a_parameter_inside_a_layer_and_the_layer_are_refused() -> None:
         adapters.attach(model, adapters.LoRA(2), ["outer"], name="outer")
     adapters.detach(model)
     assert adapters.attach(model, adapters.LoRA(2), ["outer"]).layers == ("outer",)
+
+
+def test_numbers_of_a_file_are_not_lost_on_the_meta_device(tmp_path) -> None:
+    model = nn.Sequential(nn.Linear(8, 6))
+    adapters.attach(model, adapters.LoRA(2), ["0"])
+    adapters.save(model, tmp_path / "own")
+    adapters.to_peft(model, tmp_path / "peft")
+    empty = nn.Sequential(nn.Linear(8, 6, device="meta"))
+    for read, folder in ((adapters.load, "own"), (adapters.from_peft, "peft")):
+        with pytest.raises(CheckpointError, match=r"layer '0' is on the meta device, which would lose"):
+            read(empty, tmp_path / folder)
+    assert not adapters.names(empty)
