@@ -93,20 +93,20 @@ def toeplitz_tiles(  # type: ignore[no-untyped-def]
     x, g, parts, rows, per, ins, outs, many, x_batch, x_row, x_col, g_batch, g_row, g_col, BM: tl.constexpr,
     BD: tl.constexpr, UP: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The sum of the tiles ``(K + D, K)`` of ``g^T x`` over ``per`` values of K, for one block diagonal D; parts
-    ``(parts, many, diagonals, BD, BD)`` is contiguous."""
+    """The sum of the tiles ``(K + D, K)`` of ``g^T x``, for one block diagonal D: of its steps (each K, BM rows at a
+    time) ``per``; parts ``(parts, many, diagonals, BD, BD)`` is contiguous."""
     wide, high = tl.cdiv(ins, BD), tl.cdiv(outs, BD)
     diagonals = wide + high - 1
     batch = (tl.program_id(0) // diagonals).to(tl.int64)
     which = tl.program_id(0) % diagonals
     d = which - (wide - 1)
     part = tl.program_id(1)
-    low = tl.maximum(part * per, tl.maximum(0, -d))
-    end = tl.minimum(part * per + per, tl.minimum(wide, high - d))
+    low = tl.maximum(0, -d)
     strips = tl.cdiv(rows, BM)
+    end = tl.minimum(part * per + per, (tl.minimum(wide, high - d) - low) * strips)
     c = tl.arange(0, BD)[None, :]
     total = tl.zeros((BD, BD), ACC)
-    for step in range(0, tl.maximum(end - low, 0) * strips):
+    for step in range(part * per, end):
         block = low + step // strips
         r = (step % strips).to(tl.int64) * BM + tl.arange(0, BM)[:, None]
         j, i = block * BD + c, (block + d) * BD + c
@@ -193,8 +193,8 @@ def correlate(
     size = options["BD"]
     wide, high = triton.cdiv(n, size), triton.cdiv(m, size)
     diagonals = wide + high - 1
-    # Half of the programs have no tile to sum, so there are twice as many; a part is four tiles of 64 rows at least.
-    count, per = splits(wide, triton.cdiv(4, triton.cdiv(rows, options["BM"])), triton.cdiv(diagonals * many, 2))
+    steps = wide * triton.cdiv(rows, options["BM"])  # of the longest diagonal; half of the programs have none left
+    count, per = splits(steps, 4, triton.cdiv(diagonals * many, 2))
     parts = allocate(count, many, diagonals, size, size, dtype=_sums(x.dtype), device=x.device)
     with torch.cuda.device_of(x):
         toeplitz_tiles[(diagonals * many, count)](
