@@ -8,6 +8,7 @@ a plain CPU weight in the dtype of the adapters qualifies, of a layer that nothi
 """
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,6 @@ from torch import nn
 from structmat import backend
 from structmat.adapters.method import Add, Update
 from structmat.functional.fourier import Geometry
-from structmat.matrix import Matrix
 from structmat.types.circulant_family import CirculantFamily
 from structmat.types.toeplitz_family import ToeplitzFamily
 
@@ -47,10 +47,9 @@ def joined(chain: Sequence[Update]) -> Numbers | None:
     return (numbers if scale == 1.0 else numbers * scale), geometry
 
 
-def _summed(chain: Sequence[Update]) -> Matrix:
-    terms = [update.matrix * update.scale for update in chain]  # type: ignore[union-attr,operator]
-    total: Matrix = functools.reduce(lambda a, b: a + b, terms)  # type: ignore[arg-type,return-value]
-    return total
+def _summed(chain: Sequence[Update]) -> Any:
+    terms: list[Any] = [update.matrix * update.scale for update in chain]  # type: ignore[union-attr]
+    return functools.reduce(operator.add, terms)
 
 
 def pays(geometry: Geometry, rows: int) -> bool:

@@ -56,7 +56,9 @@ class SURM:
     and take half: product forms ``s = scale / (2 sqrt(n))``; a Kronecker step adds up r products with random signs,
     ``s = scale sqrt(3 / r) / 2``; the r terms of an LDR add up, ``s = scale / (2 r sqrt(n))``.
 
-    Cost:     O((m + n) log(m + n)) flops per row by FFT.
+    Cost:     O((m + n) log(m + n)) flops per row by FFT. A circulant, skew or Toeplitz D that is no product, on a
+        plain CPU weight of the adapter's dtype with rows so many that it costs less (``adapters.explain``): the m n
+        sums W + s D are formed in each pass and not kept, and only the gradient takes transforms, two a row.
     Args:
         structure: "circulant", "skew", "toeplitz", "symmetric_toeplitz", "kronecker" or "ldr".
         scale: as above; the default is that of LoRA's rank 8.

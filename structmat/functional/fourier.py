@@ -97,7 +97,7 @@ def correlate_rows(x: torch.Tensor, y: torch.Tensor, geometry: Geometry) -> torc
     step = max(1, _AT_ONCE // geometry.length)
     for start in range(0, x.shape[0], step):
         fx = _analyse("x", x[start : start + step], geometry)
-        product = torch.mul(fx.conj(), _analyse("y", y[start : start + step], geometry)).sum(0)
+        product = fx.conj_physical_().mul_(_analyse("y", y[start : start + step], geometry)).sum(0)
         total = product if total is None else total.add_(product)
     if total is None:
         return x.new_zeros(geometry.a)
