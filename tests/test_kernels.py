@@ -18,9 +18,10 @@ from structmat.kernels import configs, stored
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_lane_under_the_interpreter() -> None:
+@pytest.mark.parametrize("share", ["0/2", "1/2"])
+def test_the_lane_under_the_interpreter(share: str) -> None:
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "STRUCTMAT_SHARD": share}
     environment.pop("PYTEST_XDIST_WORKER", None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -3,7 +3,7 @@
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -29,15 +29,16 @@ class Clock:
         self.by_events: set[str] = set()  # of the last comparison: what a graph was asked for and could not hold
 
     def times(
-        self, runs: dict[str, Callable[[int], Any]], *, graph: bool = False
+        self, runs: dict[str, Callable[[int], Any]], *, graph: Collection[str] = ()
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """``(seconds, errors)`` by name: a median over rounds in which each is timed once."""
+        """``(seconds, errors)`` by name: a median over rounds in which each is timed once; those named in ``graph`` as
+        replays of a graph, which pay for no launch (what waits for the device must not be among them)."""
         ready: dict[str, tuple[Callable[[], Any], int]] = {}
         errors: dict[str, str] = {}
         self.by_events = set()
         for name, run in runs.items():
             try:
-                ready[name] = self._prepared(name, run, graph)
+                ready[name] = self._prepared(name, run, name in graph)
             except Exception as error:
                 errors[name] = message(error)
         samples: dict[str, list[float]] = {name: [] for name in ready}

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -131,9 +131,9 @@ class Context:
         return None if seconds is None or self.copy_rate is None else moved / seconds / self.copy_rate
 
     def times(
-        self, runs: dict[str, Callable[[int], Any]], *, graph: bool = False
+        self, runs: dict[str, Callable[[int], Any]], *, graph: Collection[str] = ()
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """Seconds of a call of each, measured in turns, and what failed."""
+        """Seconds of a call of each, measured in turns, and what failed: ``Clock.times``."""
         return self.clock.times(runs, graph=graph)
 
     def launched(self) -> str:

@@ -80,7 +80,7 @@ def few_rows(rows: int, d: int, c: Context) -> list[Result]:
         "compiled": lambda k: compiled(*of(k)),
         "transforms": lambda k: _under("reference", of(k)[1], of(k)[0]),
     }
-    seconds, errors = c.times(runs, graph=True)
+    seconds, errors = c.times(runs, graph=tuple(runs))
     value = over(seconds, "kernel", "formed", "compiled", "transforms")
     return [
         Result(

@@ -19,11 +19,12 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On a device: what runs there, and of that the share of this process."""
-    if INTERPRETED or not ON_DEVICE:
+    """The share of this process, and on a device only what runs there."""
+    if not (INTERPRETED or ON_DEVICE):
         return
     mine = [item for item in items if item.path.parent == HERE]
-    able = [item for item in mine if item.path.name == "test_device.py" or "config" in _parameters(item)]
+    runs = ("test_device.py",)
+    able = [item for item in mine if INTERPRETED or item.path.name in runs or "config" in _parameters(item)]
     kept = {id(item) for item in able[share(len(able))]}
     dropped = [item for item in mine if id(item) not in kept]
     config.hook.pytest_deselected(items=dropped)
