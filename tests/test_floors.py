@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 1.0,
     "_optional": 1.0,
     "_progress": 1.1,
+    "_tracing": 1.0,
     "kernels": 1.0,
     "claims": 2.0,
     "dispatch": 2.0,
