@@ -132,10 +132,11 @@ class Value:
     def _map(self, function: Callable[[str, torch.Tensor], torch.Tensor]) -> Self:
         """The same value with each stored tensor replaced; nothing is checked again."""
         new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)
         for (name, _), child in zip(self._layout, self._children, strict=True):
-            if child:
-                new.__dict__[name] = _map_child(name, self.__dict__[name], function)
+            held = getattr(self, name)
+            object.__setattr__(new, name, _map_child(name, held, function) if child else held)
+        object.__setattr__(new, "_children", self._children)
+        object.__setattr__(new, "_assumed", self._assumed)
         return new
 
     # -- copies and conversions -----------------------------------------------------------------------------------

@@ -102,9 +102,10 @@ class Matrix(Indexing):
     def conj(self) -> "Matrix":
         """The entrywise conjugate: tensors are conjugated, and complex static numbers."""
         new = self._map(lambda _, t: t.conj().resolve_conj() if t.is_complex() else t)
-        for name, held in new.__dict__.items():
+        for name, _ in self._layout:
+            held = getattr(new, name)
             if isinstance(held, complex):
-                new.__dict__[name] = held.conjugate()
+                object.__setattr__(new, name, held.conjugate())
         return new
 
     def _properties(self) -> Claims:
@@ -134,7 +135,7 @@ class Matrix(Indexing):
 
     def _vouched(self, claims: Any) -> Self:
         new = self._map(lambda _, t: t)
-        new.__dict__["_assumed"] = self._assumed | frozenset(claims)
+        object.__setattr__(new, "_assumed", self._assumed | frozenset(claims))
         return new
 
     def rank_bound(self) -> int:
