@@ -141,6 +141,14 @@ def test_nothing_of_the_size_of_the_weight_is_kept() -> None:
     assert [t.data_ptr() for t in kept] == [x.data_ptr(), weight.data_ptr(), a.data_ptr()]
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_given_may_still_be_freed(name: str) -> None:
+    """FSDP frees the storage of a weight after its layer; a tensor that numpy has seen could not be."""
+    g, (x, weight, bias, a) = drawn(name)
+    folded.folded_linear(x, weight, bias, a, g).sum().backward()
+    assert all(tensor.untyped_storage().resizable() for tensor in (x, weight, bias, a))
+
+
 def test_a_weight_changed_before_the_backward_pass_is_noticed() -> None:
     g, (x, weight, bias, a) = drawn("toeplitz-tall")
     y = folded.folded_linear(x, weight, bias, a, g)

@@ -17,8 +17,6 @@ from structmat.functional.fourier import Geometry
 
 __all__ = ["diagonals", "folded_linear", "plus_convolution", "serves"]
 
-Array = numpy.ndarray[Any, numpy.dtype[Any]]
-
 
 def diagonals(a: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """``t`` of length m + n - 1 with ``A[i, j] = t[i - j + n - 1]``, from the numbers a ``(..., len a)``."""
@@ -95,24 +93,19 @@ class _Folded(torch.autograd.Function):
 
 
 def _formed(weight: torch.Tensor, a: torch.Tensor, g: Geometry) -> torch.Tensor:
-    """``W + A`` in the layout of W, by numpy, whose strides may be negative: with them A is a view of its diagonals."""
-    m, n = g.y, g.x
-    w, t = weight.detach().resolve_neg().numpy(), _diagonals(a.detach().resolve_neg().numpy(), g)
-    if w.strides[0] < w.strides[1]:  # W^T is the one that lies row by row: (W + A)^T = W^T + A^T
-        return torch.from_numpy(numpy.add(w.T, _view(t, n, m))).mT
-    return torch.from_numpy(numpy.add(w, _view(t[::-1].copy(), m, n)))
+    """``W + A`` in the layout of W. A is a view of its diagonals with a negative stride, which numpy has: it copies the
+    view, torch adds W. Only tensors made here are shown to numpy, because that fixes the size of their storage for
+    good, and FSDP frees that of a weight."""
+    w, t = weight.detach(), diagonals(a.detach(), g)
+    if w.stride(0) < w.stride(1):  # W^T is the one that lies row by row: (W + A)^T = W^T + A^T
+        return _entries(t.clone(), g.x, g.y).add_(w.mT).mT
+    return _entries(t.flip(-1), g.y, g.x).add_(w)
 
 
-def _diagonals(a: Array, g: Geometry) -> Array:
-    """As ``diagonals``, in numpy."""
-    if g.even:
-        return numpy.concatenate((a[g.x - 1 : 0 : -1], a[: g.y]))
-    if g.shift:
-        return a
-    return numpy.concatenate((a[g.length - g.x + 1 :], a[: g.y]))
-
-
-def _view(u: Array, m: int, n: int) -> Array:
-    """The matrix ``u[m - 1 - i + j]``; its rows lie as u does, which is what addition is fast on."""
-    step = u.itemsize
-    return numpy.ndarray((m, n), u.dtype, u, (m - 1) * step, (-step, step))
+def _entries(u: torch.Tensor, m: int, n: int) -> torch.Tensor:
+    """The matrix ``u[m - 1 - i + j]``, whose rows lie as u does."""
+    out = torch.empty(m, n, dtype=u.dtype)
+    step = u.element_size()
+    known = u.resolve_neg().numpy()
+    numpy.copyto(out.numpy(), numpy.ndarray((m, n), known.dtype, known, (m - 1) * step, (-step, step)))
+    return out

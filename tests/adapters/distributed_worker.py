@@ -14,6 +14,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from structmat import adapters
+from structmat.adapters import convolved
+from structmat.functional import folded
 from tests.adapters.cases import generator
 
 WORLD, STEPS, D = 2, 10, 16
@@ -171,6 +173,22 @@ def inside_one_layer() -> torch.Tensor:
     return (model(x) - before).abs().max().detach()
 
 
+def watch_forms() -> list[str]:
+    """From here on layers as small as these form the weight with a Toeplitz or circulant addition too; the list grows
+    by the class of every weight that is.
+    """
+    convolved._FEW_ENTRIES = 0
+    seen: list[str] = []
+    plain = folded.folded_linear
+
+    def noted(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(type(weight).__name__)
+        return plain(x, weight, *rest)
+
+    folded.folded_linear = noted  # type: ignore[assignment]
+    return seen
+
+
 def run(rank: int, folder: str) -> None:
     """The whole of one process; process 0 writes what it found."""
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
@@ -178,10 +196,12 @@ def run(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=(Path(folder) / "store").as_uri(), rank=rank, world_size=WORLD)
     try:
         found: dict[str, Any] = {}
+        forms = watch_forms()
         share = slice(rank * 8 // WORLD, (rank + 1) * 8 // WORLD)
         model = build()
         train(DistributedDataParallel(model), model, share)
         found["ddp"] = trained(model)
+        forms.append("sharded")
         model = sharded_model()
         found["refused"] = refusals(model)
         train(model, model, share)
@@ -192,6 +212,7 @@ def run(rank: int, folder: str) -> None:
         train(model, model, share, 3)
         found["bf16"] = trained(model)
         found["one layer"] = inside_one_layer()
+        found["forms"] = forms
         if rank == 0:
             torch.save(found, Path(folder) / "found.pt")
         dist.barrier()

@@ -121,3 +121,11 @@ def test_single_adapters_on_a_half_base(found: dict[str, Any]) -> None:
 def test_the_weight_is_read_in_the_layers_own_forward(found: dict[str, Any]) -> None:
     """``fully_shard`` on the frozen layer alone, under rotations and scales: the output of the whole layer."""
     assert float(found["one layer"]) < 1e-13
+
+
+def test_weights_are_formed_with_an_addition_in_both(found: dict[str, Any]) -> None:
+    """Toeplitz and circulant layers, ten steps each, by DDP and, gathered for the forward pass, by FSDP2."""
+    forms = found["forms"]
+    at = forms.index("sharded")
+    assert forms[:at].count("Parameter") == len(forms[:at]) >= 2 * worker.STEPS
+    assert forms[at + 1 :].count("Parameter") == len(forms[at + 1 :]) >= 2 * worker.STEPS
