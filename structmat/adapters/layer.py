@@ -18,6 +18,7 @@ from structmat.adapters.glance import looks_only
 from structmat.adapters.kinds import Kind, gathered
 from structmat.adapters.method import Method, State, Target, Update, master_dtype
 from structmat.adapters.mixed import Bank, Rows
+from structmat.errors import ShapeError
 
 __all__ = ["Adapted", "AdaptedParameter", "Roster", "Slot", "at_least_single"]
 
@@ -208,6 +209,17 @@ class Adapted(nn.Module):
     def out_features(self) -> int:
         """Rows of the weight as a matrix."""
         return self.kind.sizes(self.base)[0]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A weight or bias assigned from outside is the stored one (models tie an output layer to an embedding so)."""
+        if name not in ("weight", "bias", "in_features", "out_features"):
+            return super().__setattr__(name, value)
+        sizes = [tuple(getattr(v, "shape", ())) for v in (value, getattr(self.base, name, None))]
+        if name.endswith("features") or sizes[0] != sizes[1]:
+            raise ShapeError(f"an adapted layer keeps its sizes, and its {name} was set; call adapters.detach first")
+        if self.roster.merged is not None:
+            raise RuntimeError(f"the {name} of a merged layer was set; call adapters.unmerge first")
+        setattr(self.base, name, value)
 
     # -- copies, moves, state_dict -------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from structmat import DtypeError, StructureError, adapters
+from structmat import DtypeError, ShapeError, StructureError, adapters
 from structmat.errors import CheckpointError
 from tests.adapters.test_bad_input import fingerprint
 
@@ -220,3 +220,21 @@ def test_numbers_of_a_file_are_not_lost_on_the_meta_device(tmp_path) -> None:
         with pytest.raises(CheckpointError, match=r"layer '0' is on the meta device, which would lose"):
             read(empty, tmp_path / folder)
     assert not adapters.names(empty)
+
+
+def test_a_tied_output_layer_may_be_tied_again_and_keeps_its_sizes() -> None:
+    """transformers ties by assignment."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20))
+    adapters.attach(model, adapters.LoRA(2), targets=["lm_head"])
+    model.lm_head.base.weight = nn.Parameter(torch.zeros(20, 16))
+    model.tie_weights()
+    assert model.lm_head.base.weight is model.transformer.wte.weight
+    with pytest.raises(ShapeError, match=r"an adapted layer keeps its sizes, .*; call adapters.detach first"):
+        model.lm_head.out_features = 24  # as resize_token_embeddings does
+    with pytest.raises(ShapeError, match=r"its weight was set"):
+        model.lm_head.weight = nn.Parameter(torch.zeros(3, 16))
+    adapters.merge(model)
+    with pytest.raises(RuntimeError, match=r"the weight of a merged layer was set; call adapters.unmerge first"):
+        model.lm_head.weight = nn.Parameter(torch.zeros(20, 16))
