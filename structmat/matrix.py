@@ -103,8 +103,7 @@ class Matrix(Indexing):
         """The entrywise conjugate: tensors are conjugated, and complex static numbers."""
         new = self._map(lambda _, t: t.conj().resolve_conj() if t.is_complex() else t)
         for name, _ in self._layout:
-            held = getattr(new, name)
-            if isinstance(held, complex):
+            if isinstance(held := getattr(new, name), complex):
                 object.__setattr__(new, name, held.conjugate())
         return new
 
