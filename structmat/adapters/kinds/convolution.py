@@ -21,13 +21,13 @@ from structmat.adapters.method import Add, Update
 from structmat.functional.tucker_conv import output_sizes, paddings
 from structmat.types.tucker import Tucker
 
-__all__ = ["CONVOLUTIONS", "computed_in"]
+__all__ = ["CONVOLUTIONS", "Spatial", "computed_in"]
 
 _CONV = (nnf.conv1d, nnf.conv2d, nnf.conv3d)
 
 
-class _Conv(Kind):
-    """``torch.nn.Conv1d``, ``Conv2d``, ``Conv3d`` and their subclasses with the same forward."""
+class Spatial(Kind):
+    """A class of convolutions of torch, plain or transposed, and its subclasses with the same forward."""
 
     def __init__(self, cls: type[nn.Module]) -> None:
         self.cls = cls
@@ -38,6 +38,10 @@ class _Conv(Kind):
 
     def sizes(self, layer: Any) -> Sizes:
         return layer.out_channels, layer.in_channels // layer.groups, tuple(layer.kernel_size), layer.groups
+
+
+class _Conv(Spatial):
+    """``torch.nn.Conv1d``, ``Conv2d``, ``Conv3d``."""
 
     def matrix(self, layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
         return weight.flatten(1)

@@ -11,7 +11,7 @@ from torch import nn
 from structmat import backend
 from structmat.adapters import folding, forms, lean
 from structmat.adapters.kinds.base import Kind, Sizes, stored
-from structmat.adapters.kinds.convolution import CONVOLUTIONS, computed_in
+from structmat.adapters.kinds.convolution import CONVOLUTIONS, Spatial, computed_in
 from structmat.adapters.method import Add, Update
 
 __all__ = ["SPATIAL"]
@@ -20,22 +20,12 @@ _CONV = (nnf.conv1d, nnf.conv2d, nnf.conv3d)
 _BACK = (nnf.conv_transpose1d, nnf.conv_transpose2d, nnf.conv_transpose3d)
 
 
-class _ConvTranspose(Kind):
+class _ConvTranspose(Spatial):
     """``torch.nn.ConvTranspose1d`` to ``3d``, which store ``(in, out / groups, *kernel)``: additions only, because a
     factor on the channels of an output would not act on one input's channels.
     """
 
     additive = True
-
-    def __init__(self, cls: type[nn.Module]) -> None:
-        self.cls = cls
-        self.name = cls.__name__
-
-    def fits(self, layer: nn.Module) -> bool:
-        return isinstance(layer, self.cls) and type(layer).forward is self.cls.forward
-
-    def sizes(self, layer: Any) -> Sizes:
-        return layer.out_channels, layer.in_channels // layer.groups, tuple(layer.kernel_size), layer.groups
 
     def matrix(self, layer: Any, weight: torch.Tensor) -> torch.Tensor:
         out, inside, kernel, groups = self.sizes(layer)
