@@ -1,14 +1,10 @@
 """Cyclic convolution of length N as one differentiable operation, closed under differentiation.
 
 Three vectors are tied by ``y = a * x`` (cyclic, length N, each zero-padded): the weights ``a``, whose entry k sits at
-position ``(k - shift) mod N``, the input ``x`` and the output ``y``, both from position 0. In the Fourier domain
-
-    y:  Y = A X          x:  X = conj(A) Y          a:  A = conj(X) Y
-
-The three rows are each other's gradients, for real and complex entries, so one Function with a *role* (the vector it
-returns) closes under differentiation of any order. Circulant, f-circulant, Toeplitz and Hankel products are all this
-operation. In an *even* geometry entry k of the weights sits at k and at ``N - k``, each number stored once: symmetric
-Toeplitz matrices, whose gradient adds both places up.
+position ``(k - shift) mod N``, the input ``x`` and the output ``y``, both from position 0. Each is a product of the
+spectra of the other two (``tied``). Circulant, f-circulant, Toeplitz and Hankel products are all this operation. In an
+*even* geometry entry k of the weights sits at k and at ``N - k``, each number stored once: symmetric Toeplitz matrices,
+whose gradient adds both places up.
 
 Error: ``||dy|| <= 4 eps (1 + log2 N) max|A| ||x||`` normwise (Higham, Accuracy and Stability of Numerical Algorithms,
 2002, Theorem 24.2, for the transforms).
@@ -25,12 +21,12 @@ from structmat import backend
 from structmat.functional import fourier_host as host
 from structmat.functional import transforms
 from structmat.functional.lengths import good_length, is_smooth
+from structmat.functional.tied import INPUTS, Convolution, Job, KeepingSpectra, gradients, plain
 
 __all__ = ["Geometry", "convolve", "convolve_transposed", "good_length", "is_smooth", "spectrum"]
 
 Array = numpy.ndarray[Any, numpy.dtype[Any]]
 
-_KEPT = 1 << 20  # numbers of a spectrum up to which the backward pass keeps it; larger ones are computed again
 _AT_ONCE = 1 << 17  # numbers of the rows that are correlated at a time
 _FEW_ROWS, _SHORT = 16, 512  # on CPU, fewer rows than this and longer than that: scipy's cached plans beat torch.fft
 
@@ -48,13 +44,18 @@ class Geometry:
     even: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What the Function needs besides its two tensors; opaque to torch's pytrees (a tuple would be taken apart)."""
+class _Job(Job):
+    def analyse(self, role: str, t: torch.Tensor) -> torch.Tensor:
+        return _analyse(role, t, self.geometry)
 
-    role: str
-    geometry: Geometry
-    batch: tuple[int, ...]
+    def synthesise(self, hat: torch.Tensor, real: bool) -> torch.Tensor:
+        return _synthesise(self, hat, real)
+
+    def lead(self, t: torch.Tensor) -> tuple[int, ...]:
+        return tuple(t.shape[:-1])
+
+    def run(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return _apply(u, v, self)
 
 
 def convolve(a: torch.Tensor, x: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -156,7 +157,7 @@ def _apply(u: torch.Tensor, v: torch.Tensor, job: _Job) -> torch.Tensor:
         common = torch.promote_types(u.dtype, v.dtype)
         u, v = u.to(common), v.to(common)
     if torch.compiler.is_compiling():
-        return _plain(u, v, job)[0]
+        return plain(u, v, job)[0]
     backend.demand("fft_product", u, v)
     if _host_serves(u, v, job.geometry.length):
         if not (torch.is_grad_enabled() and (u.requires_grad or v.requires_grad)):
@@ -164,23 +165,10 @@ def _apply(u: torch.Tensor, v: torch.Tensor, job: _Job) -> torch.Tensor:
         served: torch.Tensor = _OnHost.apply(u, v, job)
         return served
     if backend.transforming():
-        result: torch.Tensor = _Convolution.apply(u, v, job)
+        result: torch.Tensor = Convolution.apply(u, v, job)
     else:
-        result = _KeepingSpectra.apply(u, v, job)
+        result = KeepingSpectra.apply(u, v, job)
     return result
-
-
-_INPUTS = {"y": ("a", "x"), "x": ("a", "y"), "a": ("x", "y")}  # the two roles that go in, in the order of the arguments
-
-
-def _plain(u: torch.Tensor, v: torch.Tensor, job: _Job) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    first, second = _INPUTS[job.role]
-    fu, fv = _analyse(first, u, job.geometry), _analyse(second, v, job.geometry)
-    return _synthesise(job, _combine(job.role, fu, fv), not u.is_complex()), fu, fv
-
-
-def _combine(role: str, fu: torch.Tensor, fv: torch.Tensor) -> torch.Tensor:
-    return fu * fv if role == "y" else fu.conj() * fv
 
 
 def _analyse(role: str, t: torch.Tensor, g: Geometry) -> torch.Tensor:
@@ -241,14 +229,14 @@ def _host_serves(u: torch.Tensor, v: torch.Tensor, length: int) -> bool:
 
 def _on_host(u: torch.Tensor, v: torch.Tensor, job: _Job) -> tuple[host.Array, host.Array, host.Array]:
     """The result and both spectra."""
-    first, second = _INPUTS[job.role]
+    first, second = INPUTS[job.role]
     fu = host.analyse(first, u.detach().resolve_neg().numpy(), job.geometry)
     fv = host.analyse(second, v.detach().resolve_neg().numpy(), job.geometry)
     return host.synthesise(job.role, host.combine(job.role, fu, fv), job.geometry, job.batch), fu, fv
 
 
 class _OnHost(torch.autograd.Function):
-    """The form for few real rows on the CPU: as ``_KeepingSpectra``, each pass in numpy."""
+    """The form for few real rows on the CPU: as ``tied.KeepingSpectra``, each pass in numpy."""
 
     @staticmethod
     def forward(ctx: Any, u: Any, v: Any, job: _Job) -> Any:
@@ -262,83 +250,8 @@ class _OnHost(torch.autograd.Function):
         u, v = ctx.saved_tensors
         job, needed = ctx.job, ctx.needs_input_grad
         if torch.is_grad_enabled() or not backend.eager(grad):
-            return *_gradients(job, u, v, None, grad, needed), None
+            return *gradients(job, u, v, None, grad, needed), None
         batches = (tuple(u.shape[:-1]), tuple(v.shape[:-1]))
-        roles = (*_INPUTS[job.role], job.role)
+        roles = (*INPUTS[job.role], job.role)
         found = host.gradients(roles, ctx.spectra, grad.resolve_neg().numpy(), job.geometry, batches, needed)
         return *(None if f is None else torch.from_numpy(f) for f in found), None
-
-
-class _Convolution(torch.autograd.Function):
-    """The form for torch.func and forward-mode differentiation: saves its inputs only."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(u: Any, v: Any, job: _Job) -> Any:
-        with backend.full_precision(u.device):
-            return _plain(u, v, job)[0]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        u, v, ctx.job = inputs
-        ctx.save_for_backward(u, v)
-        ctx.save_for_forward(u, v)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        u, v = ctx.saved_tensors
-        return *_gradients(ctx.job, u, v, None, grad, ctx.needs_input_grad), None
-
-    @staticmethod
-    def jvp(ctx: Any, du: Any, dv: Any, _: Any) -> Any:
-        u, v = ctx.saved_tensors
-        with backend.full_precision(u.device):
-            terms = [_plain(p, q, ctx.job)[0] for p, q in ((du, v), (u, dv)) if p is not None and q is not None]
-        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
-
-
-class _KeepingSpectra(torch.autograd.Function):
-    """The form for plain reverse mode: keeps both spectra, unless large, for the first backward pass, which then needs
-    one transform less per vector; higher orders start from the inputs again.
-
-    Without ``setup_context``, which no transform needs here: torch inspects the signature of such a Function at every
-    call, which costs more than a short transform.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, u: Any, v: Any, job: _Job) -> Any:
-        with backend.full_precision(u.device):
-            y, fu, fv = _plain(u, v, job)
-        ctx.job = job
-        ctx.save_for_backward(u, v, *(f if 2 * f.numel() <= _KEPT else None for f in (fu, fv)))
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        u, v, fu, fv = ctx.saved_tensors
-        return *_gradients(ctx.job, u, v, (fu, fv), grad, ctx.needs_input_grad), None
-
-
-def _gradients(job: _Job, u: Any, v: Any, spectra: Any, grad: Any, needed: Any) -> tuple[Any, Any]:
-    """The cotangents of both inputs: from the kept spectra where no graph is recorded, else as operations of the same
-    kind."""
-    g, names = job.geometry, _INPUTS[job.role]
-    kept = spectra is not None and not torch.is_grad_enabled()
-    grads: list[Any] = [None, None]
-    with backend.full_precision(u.device):
-        hat = _analyse(job.role, grad, g) if kept else None
-        for mine in (0, 1):
-            if not needed[mine]:
-                continue
-            target = _Job(names[mine], g, tuple((u, v)[mine].shape[:-1]))
-            other_first = names[1 - mine] < job.role  # arguments go in in the alphabetic order of their roles
-            if kept:
-                other = spectra[1 - mine]
-                other = _analyse(names[1 - mine], (u, v)[1 - mine], g) if other is None else other
-                pair = (other, hat) if other_first else (hat, other)
-                grads[mine] = _synthesise(target, _combine(target.role, *pair), not u.is_complex())
-            else:
-                one, two = ((u, v)[1 - mine], grad) if other_first else (grad, (u, v)[1 - mine])
-                grads[mine] = _apply(one, two, target)
-    return grads[0], grads[1]

@@ -1,25 +1,22 @@
 """Cyclic convolutions over several levels (axes) as one differentiable operation, closed under differentiation.
 
 The k-level form of ``fourier``: three arrays of k axes are tied by ``y = a * x``, cyclic of length ``N_l`` along axis
-l, each zero-padded; ``a`` and ``x`` sit at position 0, ``y`` is read from position ``shift_l``. In the Fourier domain
-
-    y:  Y = A X          x:  X = conj(A) Y          a:  A = conj(X) Y
-
-so one Function with a *role* (the array it returns) is closed under differentiation of any order. Products with
-k-level circulant and Toeplitz matrices and with convolutions of any boundary are this operation.
+l, each zero-padded; ``a`` and ``x`` sit at position 0, ``y`` is read from position ``shift_l``. Each is a product of
+the spectra of the other two (``tied``). Products with k-level circulant and Toeplitz matrices and with convolutions of
+any boundary are this operation.
 
 Error: ``||dy|| <= 4 eps (1 + log2 prod N) max|A| ||x||`` normwise (Higham, Accuracy and Stability of Numerical
 Algorithms, 2002, Theorem 24.2, axis by axis).
 """
 
 import dataclasses
-from typing import Any
 
 import torch
 
 from structmat import backend
 from structmat.functional import transforms
 from structmat.functional.fourier import good_length, is_smooth
+from structmat.functional.tied import Convolution, Job, KeepingSpectra, combine, plain
 
 __all__ = [
     "Geometry",
@@ -49,13 +46,18 @@ class Geometry:
     y: Sizes
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What the Function needs besides its two tensors; opaque to torch's pytrees."""
+class _Job(Job):
+    def analyse(self, role: str, t: torch.Tensor) -> torch.Tensor:
+        return _analyse(role, t, self.geometry)
 
-    role: str
-    geometry: Geometry
-    batch: Sizes
+    def synthesise(self, hat: torch.Tensor, real: bool) -> torch.Tensor:
+        return _synthesise(self, hat, real)
+
+    def lead(self, t: torch.Tensor) -> tuple[int, ...]:
+        return tuple(t.shape[: t.ndim - len(self.geometry.a)])
+
+    def run(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return _apply(u, v, self)
 
 
 def toeplitz_geometry(rows: Sizes, columns: Sizes) -> Geometry:
@@ -147,13 +149,11 @@ def apply_spectrum(hat: torch.Tensor, x: torch.Tensor, g: Geometry, real: bool, 
         return torch.complex(*parts)
     x = x.to(backend.compute_dtype(x.dtype)) if real else x.to(hat.dtype)
     with backend.full_precision(x.device):
-        product = _combine(role, hat, _analyse("x" if role == "y" else "y", x, g))
+        product = combine(role, hat, _analyse("x" if role == "y" else "y", x, g))
         return _synthesise(_Job(role, g, tuple(product.shape[:-levels])), product, real)
 
 
 # -- the operation ------------------------------------------------------------------------------------------------
-
-_INPUTS = {"y": ("a", "x"), "x": ("a", "y"), "a": ("x", "y")}  # the two roles that go in, in the order of the arguments
 
 
 def _apply(u: torch.Tensor, v: torch.Tensor, job: _Job) -> torch.Tensor:
@@ -161,23 +161,13 @@ def _apply(u: torch.Tensor, v: torch.Tensor, job: _Job) -> torch.Tensor:
         common = torch.promote_types(u.dtype, v.dtype)
         u, v = u.to(common), v.to(common)
     if torch.compiler.is_compiling():
-        return _plain(u, v, job)[0]
+        return plain(u, v, job)[0]
     backend.demand("multilevel_product", u, v)
     if backend.transforming():
-        result: torch.Tensor = _Convolution.apply(u, v, job)
+        result: torch.Tensor = Convolution.apply(u, v, job)
     else:
-        result = _KeepingSpectra.apply(u, v, job)
+        result = KeepingSpectra.apply(u, v, job)
     return result
-
-
-def _plain(u: torch.Tensor, v: torch.Tensor, job: _Job) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    first, second = _INPUTS[job.role]
-    fu, fv = _analyse(first, u, job.geometry), _analyse(second, v, job.geometry)
-    return _synthesise(job, _combine(job.role, fu, fv), not u.is_complex()), fu, fv
-
-
-def _combine(role: str, fu: torch.Tensor, fv: torch.Tensor) -> torch.Tensor:
-    return fu * fv if role == "y" else fu.conj() * fv
 
 
 def _analyse(role: str, t: torch.Tensor, g: Geometry) -> torch.Tensor:
@@ -205,74 +195,3 @@ def _synthesise(job: _Job, hat: torch.Tensor, real: bool) -> torch.Tensor:
     for axis, (s, size) in enumerate(zip(start, sizes, strict=True)):
         full = full.narrow(axis - levels, s, size)
     return full.clone(memory_format=torch.contiguous_format)  # no output is a view
-
-
-class _Convolution(torch.autograd.Function):
-    """The form for torch.func and forward-mode differentiation: saves its inputs only."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(u: Any, v: Any, job: _Job) -> Any:
-        with backend.full_precision(u.device):
-            return _plain(u, v, job)[0]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        u, v, ctx.job = inputs
-        ctx.save_for_backward(u, v)
-        ctx.save_for_forward(u, v)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        u, v = ctx.saved_tensors
-        return *_gradients(ctx.job, u, v, None, grad, ctx.needs_input_grad), None
-
-    @staticmethod
-    def jvp(ctx: Any, du: Any, dv: Any, _: Any) -> Any:
-        u, v = ctx.saved_tensors
-        with backend.full_precision(u.device):
-            terms = [_plain(p, q, ctx.job)[0] for p, q in ((du, v), (u, dv)) if p is not None and q is not None]
-        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
-
-
-class _KeepingSpectra(torch.autograd.Function):
-    """The form for plain reverse mode: keeps both spectra for the first backward pass, which then needs one transform
-    less per array; higher orders start from the inputs again."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Any, v: Any, job: _Job) -> Any:
-        with backend.full_precision(u.device):
-            y, fu, fv = _plain(u, v, job)
-        ctx.job = job
-        ctx.save_for_backward(u, v, fu, fv)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        u, v, fu, fv = ctx.saved_tensors
-        return *_gradients(ctx.job, u, v, (fu, fv), grad, ctx.needs_input_grad), None
-
-
-def _gradients(job: _Job, u: Any, v: Any, spectra: Any, grad: Any, needed: Any) -> tuple[Any, Any]:
-    """The cotangents of both inputs: from the kept spectra where no graph is recorded, else as operations of the same
-    kind."""
-    g, names = job.geometry, _INPUTS[job.role]
-    levels = len(g.a)
-    kept = spectra is not None and not torch.is_grad_enabled()
-    grads: list[Any] = [None, None]
-    with backend.full_precision(u.device):
-        hat = _analyse(job.role, grad, g) if kept else None
-        for mine in (0, 1):
-            if not needed[mine]:
-                continue
-            batch = tuple((u, v)[mine].shape[:-levels])
-            target = _Job(names[mine], g, batch)
-            other_first = names[1 - mine] < job.role  # arguments go in in the alphabetic order of their roles
-            if kept:
-                pair = (spectra[1 - mine], hat) if other_first else (hat, spectra[1 - mine])
-                grads[mine] = _synthesise(target, _combine(target.role, *pair), not u.is_complex())
-            else:
-                one, two = ((u, v)[1 - mine], grad) if other_first else (grad, (u, v)[1 - mine])
-                grads[mine] = _apply(one, two, target)
-    return grads[0], grads[1]
