@@ -43,7 +43,7 @@ class Rows:
     def _child(self, first: int, deadline: float) -> Iterator[dict[str, Any]]:
         command = [sys.executable, "-m", "benchmarks.gpu.worker", "--first", str(first), *self.options]
         command += [] if self.copy_rate is None else ["--copy-rate", repr(self.copy_rate)]
-        child = subprocess.Popen(command, cwd=lanes.ROOT, env=lanes._environment(), stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(command, cwd=lanes.ROOT, env=lanes.environment(), stdout=subprocess.PIPE, text=True)
         lines: queue.Queue[str | None] = queue.Queue()
         assert child.stdout is not None
         threading.Thread(target=_forward, args=(child.stdout, lines), daemon=True).start()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["REQUIRED", "checks", "missing", "read_smoke", "read_tests"]
+__all__ = ["REQUIRED", "checks", "environment", "missing", "read_smoke", "read_tests"]
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIRED = ("torch", "numpy", "scipy", "opt_einsum", "triton", "peft", "hypothesis", "pytest")
@@ -23,7 +23,8 @@ def missing() -> list[str]:
     return [name for name in REQUIRED if importlib.util.find_spec(name) is None]
 
 
-def _environment(**more: str) -> dict[str, str]:
+def environment(**more: str) -> dict[str, str]:
+    """Of a child: kernels compiled, the mode of the backend as it is by default, the root on the path."""
     kept = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "STRUCTMAT_KERNELS")}
     path = os.pathsep.join([str(ROOT), *([kept["PYTHONPATH"]] if kept.get("PYTHONPATH") else [])])
     return {**kept, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **more}
@@ -40,8 +41,8 @@ def _run(commands: list[list[str]], extra: list[dict[str, str]], seconds: float)
         try:
             for command, more, path in zip(commands, extra, logs, strict=True):
                 with path.open("wb") as log:
-                    environment = _environment(**more)
-                    children.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
+                    settings = environment(**more)
+                    children.append(subprocess.Popen(command, cwd=ROOT, env=settings, stdout=log, stderr=log))
             for child in children:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(max(0.1, deadline - time.monotonic()))
