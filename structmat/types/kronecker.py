@@ -59,7 +59,7 @@ class Kronecker(Matrix):
 
     @property
     def device(self) -> torch.device | None:
-        return next((d for f in self.factors if (d := f.device) is not None), None)
+        return next((f.device for f in self.factors if f.device is not None), None)
 
     @property
     def dtype(self) -> torch.dtype | None:
