@@ -257,16 +257,20 @@ def test_a_failed_check_changes_nothing() -> None:
     assert torch.equal(T.diagonals, kept[0]) and torch.equal(x, kept[1])
 
 
-def test_triton_is_refused_with_the_reason() -> None:
+@pytest.mark.parametrize(
+    ("op", "reason"),
+    [
+        ("toeplitz_product", "the kernels of toeplitz_product take bfloat16, float16, float32, not float64"),
+        ("fft_product", "this release holds no Triton kernel for fft_product"),
+    ],
+)
+def test_triton_is_refused_with_the_reason(op: str, reason: str) -> None:
     device = torch.device("cpu")
-    assert backend.choose("toeplitz_product", device, F64)[0] == "reference"
-    with (
-        backend.use_backend("triton"),
-        pytest.raises(sm.BackendError, match=r"toeplitz_product on cpu .*: this release holds no Triton kernel"),
-    ):
-        backend.choose("toeplitz_product", device, F64)
+    assert backend.choose(op, device, F64)[0] == "reference"
+    with backend.use_backend("triton"), pytest.raises(sm.BackendError, match=f"{op} on cpu .*: {reason}"):
+        backend.choose(op, device, F64)
     with backend.use_backend("reference"):
-        assert "asked for" in backend.choose("toeplitz_product", device, F64)[1]
+        assert "asked for" in backend.choose(op, device, F64)[1]
 
 
 def test_a_missing_optional_package_prints_the_pip_line() -> None:
