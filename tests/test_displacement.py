@@ -308,3 +308,10 @@ def test_claims_carry_the_bounds() -> None:
     assert sm.Claim.POSITIVE_DEFINITE in t.inv().claims and sm.Claim.SYMMETRIC in t.inv().claims
     assert "r=2" in repr(a) and "f=2.0" in repr(b)
     assert _ldr(9, 0).rank_bound() == 0
+
+
+def test_a_gpu_takes_larger_blocks() -> None:
+    """Each block is launches of its own there; a device that is not the CPU stands for it."""
+    for device, many in (("cpu", 64), ("meta", 1)):
+        x = torch.empty(1, 2048, 4096, device=device)
+        assert sum(len(pieces) for _, pieces, _ in fd._blocks(x, 2, 8192, False)) == many

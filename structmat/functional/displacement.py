@@ -28,6 +28,7 @@ from structmat.functional.transforms import nothing
 __all__ = ["prepared", "product", "product_kept", "spectra"]
 
 _BLOCK = 1 << 17  # complex numbers of one block: one MiB in single precision, which the second-level cache holds
+_LAUNCHED = 1 << 24  # the same on a GPU, where each block is launches of its own: bounds the memory only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +251,7 @@ def _blocks(x: torch.Tensor, terms: int, length: int, whole: bool) -> Iterator[t
     if whole:
         yield ALL, [ALL], terms
         return
-    many = max(1, _BLOCK // length)  # packed rows that a block may hold
+    many = max(1, (_BLOCK if x.device.type == "cpu" else _LAUNCHED) // length)  # packed rows that a block may hold
     each = max(1, min((rows + pack - 1) // pack, many))
     together = max(1, min(matrices, many // each))
     step = max(1, min(terms, many // (each * together)))

@@ -256,8 +256,11 @@ def _one_real_block(x: torch.Tensor, v: torch.Tensor) -> bool:
     return real and v.ndim == 2 and v.shape[0] <= block_of(v.shape[0], v.shape[1])
 
 
-def _row_chunks(rows: int, n: int) -> list[slice]:
+def _row_chunks(rows: int, n: int, device: torch.device) -> list[slice]:
+    """Slices of rows; a GPU takes all at once: there each slice is launches of its own."""
     size = max(32, _CHUNK // max(1, n))
+    if device.type != "cpu":
+        return [slice(0, rows)]
     return [slice(k, k + size) for k in range(0, rows, size)] if rows * n > 2 * _CHUNK else [slice(0, rows)]
 
 
@@ -275,7 +278,7 @@ class _Rotate(torch.autograd.Function):
         v = vectors / scale
         t = wy_factor(v)
         p, y = x.new_empty(x.shape[0], v.shape[0]), torch.empty_like(x, memory_format=torch.contiguous_format)
-        for c in _row_chunks(*x.shape):
+        for c in _row_chunks(*x.shape, x.device):
             torch.mm(x[c], v.mT, out=p[c])
             torch.addmm(x[c], p[c] @ t.mT, v, alpha=-1, out=y[c])
         ctx.save_for_backward(x, vectors, scale, v, t, p)
@@ -289,7 +292,7 @@ class _Rotate(torch.autograd.Function):
                 return _rotate_gradients(x, vectors, g)
             gx = torch.empty_like(x, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
             gv, gm = torch.zeros_like(v), torch.zeros_like(t)
-            for c in _row_chunks(*x.shape):
+            for c in _row_chunks(*x.shape, x.device):
                 gp = (g[c] @ v.mT) @ t  # -P'
                 if gx is not None:
                     torch.addmm(g[c], gp, v, alpha=-1, out=gx[c])
