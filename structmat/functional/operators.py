@@ -223,7 +223,7 @@ def householder_gradient(
     if plan:
         kernels = backend.launchers("householder")
         gx, s = kernels.apply(g, v, t.mT, plan["householder_apply"])
-        gv = kernels.vectors_gradient(x, g, w, s, plan["householder_vectors"]) if both else None
+        gv = kernels.vectors_gradient(x, g, w.contiguous(), s, plan["householder_vectors"]) if both else None
     else:
         a, d, wide = x.to(w.dtype), g.to(w.dtype), v.to(w.dtype)
         s = (d @ wide.mT) @ t

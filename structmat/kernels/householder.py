@@ -76,7 +76,8 @@ def householder_apply(  # type: ignore[no-untyped-def]
     p = tl.zeros((BM, R), ACC)
     for start in range(0, n, BD):
         d = start + c
-        a = tl.load(x + m * x_row + d[None, :] * x_col, mask=(m < rows) & (d[None, :] < n), other=0)
+        x_at = x + m * x_row + d[None, :].to(tl.int64) * x_col  # stored by columns these pass 2^31 too
+        a = tl.load(x_at, mask=(m < rows) & (d[None, :] < n), other=0)
         b = tl.load(v + k[None, :] * v_row + d[:, None] * v_col, mask=(k[None, :] < r) & (d[:, None] < n), other=0)
         p = product(a, b, p, UP, ACC, PRECISION)
     inside = (k[:, None] < r) & (k[None, :] < r)
@@ -86,7 +87,8 @@ def householder_apply(  # type: ignore[no-untyped-def]
     weights = weights.to(x.dtype.element_ty)
     for start in range(0, n, BD):
         d = start + c
-        a = tl.load(x + m * x_row + d[None, :] * x_col, mask=(m < rows) & (d[None, :] < n), other=0)
+        x_at = x + m * x_row + d[None, :].to(tl.int64) * x_col
+        a = tl.load(x_at, mask=(m < rows) & (d[None, :] < n), other=0)
         b = tl.load(v + k[:, None] * v_row + d[None, :] * v_col, mask=(k[:, None] < r) & (d[None, :] < n), other=0)
         e = a.to(ACC) - product(weights, b, tl.zeros((BM, BD), ACC), UP, ACC, PRECISION)
         tl.store(y + m * y_row + d[None, :], e.to(y.dtype.element_ty), mask=(m < rows) & (d[None, :] < n))

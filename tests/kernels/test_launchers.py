@@ -173,3 +173,7 @@ def test_offsets_beyond_32_bits() -> None:
     assert torch.equal(blockdiag.forward(x, w), blockdiag.forward(x.contiguous(), w))
     v, t = numbers(4, n, dtype=torch.float16), torch.eye(4)
     assert torch.equal(householder.apply(x, v, t)[0], householder.apply(x.contiguous(), v, t)[0])
+    turned = torch.empty(n * apart + rows, dtype=torch.float16).as_strided((rows, n), (1, apart))
+    turned.copy_(x)
+    assert torch.equal(blockdiag.forward(turned, w), blockdiag.forward(x.contiguous(), w))
+    assert torch.equal(householder.apply(turned, v, t)[0], householder.apply(x.contiguous(), v, t)[0])
