@@ -25,7 +25,10 @@ ROWS: tuple[Row, ...] = (
     *(row for row in toeplitz.ROWS if row.promised),
     *(row for row in (*_STRUCTURES, *toeplitz.ROWS) if not row.promised),
 )
-_FATAL = ("illegal memory access", "device-side assert", "misaligned address", "unspecified launch failure")
+_FATAL = (
+    "illegal memory access", "device-side assert", "misaligned address", "unspecified launch failure",
+    "illegal instruction", "invalid program counter", "launch timed out",
+)  # fmt: skip
 
 
 def say(**line: Any) -> None:
