@@ -1,8 +1,10 @@
 """Which transforms of torch act at the moment: compilers, torch.func, forward mode, batched backward passes."""
 
+from typing import Any
+
 import torch
 
-__all__ = ["batched_by_autograd", "eager", "nested_jvp", "transforming"]
+__all__ = ["batched_by_autograd", "carried", "carry", "eager", "nested_jvp", "transforming"]
 
 
 def eager(*tensors: torch.Tensor) -> bool:
@@ -27,3 +29,14 @@ def nested_jvp() -> bool:
 def transforming() -> bool:
     """Whether a transform of torch.func or forward-mode differentiation is active: then an operation needs its jvp."""
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def carry(name: str, value: Any) -> None:
+    """Leave a value where autograd's own threads find it: they run the backward pass of CUDA tensors, and with it what
+    ``torch.utils.checkpoint`` computes again, and inherit no context variable."""
+    torch._C._stash_obj_in_tls(name, value)
+
+
+def carried(name: str) -> Any:
+    """What was left in this thread, or in the one that asked for the backward pass; else None."""
+    return torch._C._get_obj_in_tls(name) if torch._C._is_key_in_tls(name) else None

@@ -11,8 +11,7 @@ kernels and says that it is the faster way; this release stores none, so every c
 torch.compile and torch.export make the choice while they trace: where a kernel serves, an operator of
 ``torch.ops.structmat`` stands in the graph, else the formula in plain torch, and a change of the mode compiles anew. A
 number of rows that is a symbol then takes a kernel where it was measured to win at every number of rows. Inside a
-transform of torch.func a compiler always sees the formula, on demand of "triton" too: torch cannot derive an operator
-there.
+transform of torch.func a compiler sees the formula, on demand of "triton" too: torch derives no operator there.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ from typing import Any
 import torch
 
 from structmat._optional import need
-from structmat._tracing import batched_by_autograd, eager, nested_jvp, transforming
+from structmat._tracing import batched_by_autograd, carried, carry, eager, nested_jvp, transforming
 from structmat.errors import BackendError
 
 __all__ = [
@@ -67,7 +66,7 @@ def _from_environment() -> str:
 
 
 _DEFAULT = _from_environment()
-_mode: contextvars.ContextVar[str] = contextvars.ContextVar("structmat_backend", default=_DEFAULT)
+_mode: contextvars.ContextVar[str | None] = contextvars.ContextVar("structmat_backend", default=None)
 _seen: str = _DEFAULT  # the mode of the last block entered: torch.compile cannot trace a context variable
 _tried: dict[str, Any] = {}
 _DENSE_LIMIT = {"cpu": 256}
@@ -103,13 +102,19 @@ def use_backend(mode: str) -> Iterator[None]:
     if mode not in MODES:
         raise ValueError(f"use_backend({mode!r}): legal modes are {', '.join(map(repr, MODES))}")
     global _seen
-    token, before = _mode.set(mode), _seen
+    token, before, outer = _mode.set(mode), _seen, carried(_mode.name)
     _seen = mode
+    carry(_mode.name, mode)
     try:
         yield
     finally:
         _mode.reset(token)
+        carry(_mode.name, outer)
         _seen = before
+
+
+def _now() -> str:
+    return _mode.get() or carried(_mode.name) or _DEFAULT
 
 
 def choose(
@@ -119,7 +124,7 @@ def choose(
 
     Under ``use_backend("triton")`` it raises ``BackendError`` with the reason in place of falling back.
     """
-    mode = _mode.get()
+    mode = _now()
     choice, reason = _decided(mode, op, device, dtype, shapes)
     if choice == "reference" and mode == "triton":
         raise BackendError(reason)
@@ -181,7 +186,7 @@ def _lacking(op: str, device: torch.device, dtype: torch.dtype, shapes: tuple[tu
 
 def served(x: torch.Tensor) -> bool:
     """Whether a kernel may be asked for at all: never on the CPU, unless "triton" is demanded."""
-    mode = _seen if torch.compiler.is_compiling() else _mode.get()
+    mode = _seen if torch.compiler.is_compiling() else _now()
     return mode == "triton" or (mode == "auto" and x.is_cuda)
 
 
@@ -218,7 +223,7 @@ def _serves(
             raise BackendError(reason)
         return choice == "triton"
     if nested_jvp():
-        if _mode.get() == "triton":
+        if _now() == "triton":
             raise BackendError(f"{op}: a jvp inside a jvp loses a tangent of a kernel in torch; use plain torch for it")
         return False
     return choose(op, device, kind, sizes)[0] == "triton"
@@ -281,7 +286,7 @@ def launchers(module: str) -> ModuleType:
 
 def demand(op: str, *tensors: torch.Tensor) -> None:
     """Called by each operation on a path that no kernel serves: raises ``BackendError`` where "triton" is demanded."""
-    if _mode.get() == "triton":
+    if _now() == "triton":
         first = tensors[0]
         raise BackendError(
             f"{op} on {first.device.type} in {first.dtype} with shapes {tuple(tuple(t.shape) for t in tensors)}: this "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,15 @@ def test_modes_nest_and_are_restored_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     a.linear(x)
+
+
+def test_the_threads_of_autograd_know_the_mode() -> None:
+    """On a GPU they run the backward pass, with no context variable and with a copy of torch's own state: an empty
+    context is the same."""
+    for mode in ("triton", "reference"):
+        with backend.use_backend(mode):
+            assert contextvars.Context().run(backend._now) == mode
+    assert contextvars.Context().run(backend._now) == backend._now() == backend._DEFAULT
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 import structmat as sm
 from structmat import backend
@@ -75,6 +77,20 @@ def test_the_numbers_of_plain_torch(name: str, launched: set[str]) -> None:
         assert launched == set(modules.split())
         eager = torch.autograd.grad(loss(found), given)
     for a, b in zip((found, *eager), (wanted, *torch.autograd.grad(loss(wanted), given)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_checkpoint_computes_again_what_it_did(launched: set[str]) -> None:
+    """In a thread of autograd on a GPU, which has no context variable; here in an empty context."""
+    run, shapes, _ = OPERATIONS["householder"]
+    given = tuple(numbers(*shape) for shape in shapes)
+    wanted = torch.autograd.grad(loss(run(*given)), given)
+    with backend.use_backend("triton"):
+        found = loss(torch.utils.checkpoint.checkpoint(run, *given, use_reentrant=False))
+        launched.clear()
+        grads = contextvars.Context().run(torch.autograd.grad, found, given)
+    assert launched == {"householder"}
+    for a, b in zip(grads, wanted, strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
