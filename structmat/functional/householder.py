@@ -278,7 +278,7 @@ class _Rotate(torch.autograd.Function):
         v = vectors / scale
         t = wy_factor(v)
         p, y = x.new_empty(x.shape[0], v.shape[0]), torch.empty_like(x, memory_format=torch.contiguous_format)
-        for c in _row_chunks(*x.shape, x.device):
+        for c in _row_chunks(x.shape[0], x.shape[1], x.device):
             torch.mm(x[c], v.mT, out=p[c])
             torch.addmm(x[c], p[c] @ t.mT, v, alpha=-1, out=y[c])
         ctx.save_for_backward(x, vectors, scale, v, t, p)
@@ -292,7 +292,7 @@ class _Rotate(torch.autograd.Function):
                 return _rotate_gradients(x, vectors, g)
             gx = torch.empty_like(x, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
             gv, gm = torch.zeros_like(v), torch.zeros_like(t)
-            for c in _row_chunks(*x.shape, x.device):
+            for c in _row_chunks(x.shape[0], x.shape[1], x.device):
                 gp = (g[c] @ v.mT) @ t  # -P'
                 if gx is not None:
                     torch.addmm(g[c], gp, v, alpha=-1, out=gx[c])
